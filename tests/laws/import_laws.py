@@ -13,7 +13,7 @@ LEVELS = (
     ("taut.layers", "taut.restore", "taut.resize", "taut.codec*"),
     ("taut.train", "taut.apply", "taut.shrink*", "taut.measure", "taut.latency", "taut.objective", "taut.curve"),
     ("taut.budget*",),
-    ("taut.sweep*", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
+    ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
     ("taut.cli*", "taut.__main__"),
     ("taut",),
 )
