@@ -1,0 +1,63 @@
+"""The structured stage of the search: whole neurons and filters removed while the measured loss stays in the budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from taut.budget.recover import OutOfTime
+from taut.budget.search import Observer, Progress, Step
+from taut.budget.trial import Setup, run_trial
+from taut.errors import TautError
+from taut.shrink import shrink
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Remove whole neurons and filters before any layer is coded: part of ``methods`` for :func:`taut.compress`.
+
+    Each step keeps ``step`` of the present width, down to ``keep`` of the original; widths are multiples of ``round_to``, which
+    runtimes want. A step is kept if the measured loss is in the budget and the network is cheaper.
+
+    Example:
+        >>> Shrink(keep=0.25).describe()
+        'Shrink(keep=0.25, step=0.75)'
+    """
+
+    keep: float = 0.1
+    step: float = 0.75
+    round_to: int = 8
+
+    def describe(self) -> str:
+        return f"Shrink(keep={self.keep:g}, step={self.step:g})"
+
+
+def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe: Observer) -> Progress:
+    """Take steps of ``how`` until one is out of budget; a failed step is tried once more at half its length."""
+    width, step = 1.0, how.step
+    try:
+        while width * step >= how.keep and time.monotonic() < setup.deadline:
+            progress.step += 1
+            try:
+                smaller = shrink(progress.kept.dense, example, keep=step, round_to=how.round_to, seed=setup.seed)
+            except TautError as error:
+                log.info("no more units to remove: %s", error)
+                break
+            trial = run_trial(setup, smaller, {}, None, progress.step)
+            before = progress.kept.evaluation
+            good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < setup.margin * progress.kept.cost
+            measured, error = trial.evaluation.loss - before.loss, trial.evaluation.paired_error(before)
+            if good:
+                progress.kept, width = trial, width * step
+            observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
+            if not good:
+                if step > how.step:
+                    break
+                step = (1 + step) / 2
+    except OutOfTime:
+        log.info("the time limit came while units were removed; what was kept before stands")
+    return progress

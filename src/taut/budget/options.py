@@ -1,0 +1,118 @@
+"""The settings a layer can move to, what each costs and loses, and which to take within a radius."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from taut.budget.loss_model import LossModel
+from taut.compressors.base import Code, Compressor, Stats
+from taut.layers import Layer
+
+Price = Callable[[Code, Layer], float]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One layer at one setting (``None``: left dense): what it costs in the unit minimised, and the predicted change of loss."""
+
+    method: Compressor | None
+    cost: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer at the present point of the search: its weight, its curvature, its present option."""
+
+    layer: Layer
+    weight: Tensor
+    stay: Option
+
+
+def evaluate_option(site: Site, method: Compressor, model: LossModel, price: Price) -> Option:
+    """What a method would cost and lose at this layer."""
+    name = site.layer.name
+    stats: Stats = model.stats(name)
+    code = method.compress(site.weight, stats)
+    return Option(method, price(code, site.layer), model.change(name, site.weight, code.decompress()))
+
+
+def options(site: Site, methods: Sequence[Compressor], model: LossModel, price: Price, *, depth: int = 10) -> list[Option]:
+    """The cheaper settings of a layer: for each method, up to ``depth`` rungs below the present cost; only the convex front.
+
+    Cost falls along a ladder, so the first rung that is cheaper than the present setting is found by bisection.
+    """
+    found = [site.stay]
+    for method in methods:
+        if method.refuses(site.layer):
+            continue
+        rungs = [r for r in reversed(method.ladder(site.weight.shape)) if r.refuses(site.layer) is None]
+        start = _first_cheaper(site, rungs, model, price)
+        found += [evaluate_option(site, rung, model, price) for rung in rungs[start : start + depth]]
+    return convex_front(found)
+
+
+def _first_cheaper(site: Site, rungs: Sequence[Compressor], model: LossModel, price: Price) -> int:
+    low, high = 0, len(rungs)
+    while low < high:
+        middle = (low + high) // 2
+        if evaluate_option(site, rungs[middle], model, price).cost < site.stay.cost:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def convex_front(found: Iterable[Option]) -> list[Option]:
+    """The options on the lower convex hull of (cost, predicted), from the present cost downwards; the first is the present one.
+
+    Example:
+        >>> [o.cost for o in convex_front([Option(None, 4.0, 0.0), Option(None, 3.0, 9.0), Option(None, 2.0, 1.0)])]
+        [4.0, 2.0]
+    """
+    stay, *rest = found
+    hull = [stay]
+    for option in sorted(rest, key=lambda o: (-o.cost, o.predicted)):
+        if option.cost >= hull[-1].cost and len(hull) > 1 and option.predicted >= hull[-1].predicted:
+            continue
+        # an option that is cheaper and predicted better than the last makes the last useless
+        while len(hull) > 1 and (option.predicted <= hull[-1].predicted or _slope(hull[-2], option) <= _slope(hull[-2], hull[-1])):
+            hull.pop()
+        if option.cost < hull[-1].cost:
+            hull.append(option)
+    return hull
+
+
+def _slope(a: Option, b: Option) -> float:
+    """Predicted loss paid for each unit of cost saved."""
+    saved = a.cost - b.cost
+    return (b.predicted - a.predicted) / saved if saved > 0 else float("inf")
+
+
+def allocate(fronts: dict[str, list[Option]], radius: float, *, floor: float = 0.0) -> dict[str, Option]:
+    """The moves to try next: the best exchange of predicted loss for cost, layer by layer, until the radius is used up.
+
+    Greedy on convex fronts, which is the optimum of the Lagrangian (Shoham & Gersho 1988). Stops when the total cost reaches
+    ``floor``. When not even the first move fits the radius, that move alone is returned: a prediction never closes the search.
+    """
+    chosen = {name: 0 for name in fronts}
+    total = sum(front[0].cost for front in fronts.values())
+    used, moved = 0.0, False
+    while total > floor:
+        moves = [(_slope(f[chosen[n]], f[chosen[n] + 1]), n) for n, f in fronts.items() if chosen[n] + 1 < len(f)]
+        if not moves:
+            break
+        _, name = min(moves)
+        here, there = fronts[name][chosen[name]], fronts[name][chosen[name] + 1]
+        used += there.predicted - here.predicted
+        if used > radius and moved:
+            break
+        chosen[name] += 1
+        total -= here.cost - there.cost
+        if used > radius:
+            break
+        moved = True
+    return {name: fronts[name][i] for name, i in chosen.items() if i}

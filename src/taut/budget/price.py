@@ -1,0 +1,57 @@
+"""What is minimised: bytes, parameters, MACs or latency, of a single code (an estimate) and of a whole network (measured)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from taut.codec import size
+from taut.codec.files import file_size, record_sizes
+from taut.compressors.base import Code
+from taut.cost import Ledger
+from taut.errors import TautError
+from taut.latency import time_models_onnx
+from taut.layers import Layer, bake
+from taut.measure import ledger
+
+UNITS = ("bytes", "params", "macs", "latency")
+
+
+class Meter:
+    """Measures networks in the unit that is minimised; calling it gives the cost of a network as it would ship."""
+
+    def __init__(self, unit: str, example: Any, original: nn.Module) -> None:
+        if unit not in UNITS:
+            raise TautError(f"minimize={unit!r}: choose one of {', '.join(UNITS)}")
+        self.unit, self.example, self.original = unit, example, original
+
+    def __call__(self, model: nn.Module) -> float:
+        if self.unit == "bytes":
+            return float(file_size(model))
+        if self.unit == "latency":
+            return self.latency(model)
+        return float(self.ledger(model).totals()[self.unit])
+
+    @property
+    def margin(self) -> float:
+        """A cheaper network costs less than this times the one before: a timing has to beat its own noise."""
+        return 0.97 if self.unit == "latency" else 1.0
+
+    def latency(self, model: nn.Module) -> float:
+        """Milliseconds a batch in ONNX Runtime as a multiple of the original's, timed in turn."""
+        times = time_models_onnx({"original": self.original, "candidate": bake(model)}, self.example)
+        return times["candidate"].median_ms / times["original"].median_ms
+
+    def price(self, code: Code, layer: Layer) -> float:
+        """The cost of one code: its record in the file, its parameters, or its arithmetic (which stands in for latency)."""
+        if self.unit == "bytes":
+            return float(size(code))
+        cost = code.cost()
+        return float(cost.parameters if self.unit == "params" else cost.macs * (layer.uses or 1))
+
+    def ledger(self, model: nn.Module) -> Ledger:
+        """The measured cost of a network, per tensor."""
+        return ledger(model, self.example, record_sizes(model), file_size(model))
+
+

@@ -1,0 +1,95 @@
+"""Recovery: fine-tune what the codes leave free, to the labels and to the original network's outputs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from taut.errors import BudgetError
+from taut.objective import Objective, call_batch, logits_of
+
+
+class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
+    """The time limit came during a trial; what was kept before stands."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How recovery trains. ``epochs`` a round; half the loss is distillation at ``temperature`` (Hinton et al. 2015)."""
+
+    epochs: int = 2
+    lr: float = 1e-3
+    temperature: float = 2.0
+    distill: float = 0.5
+    clip: float = 5.0
+
+
+def recover(
+    model: nn.Module, teacher: nn.Module, train: Iterable, objective: Objective, how: Recovery, *, seed: int, deadline: float
+) -> None:
+    """Train the free parameters of ``model`` for one round with Adam: warm-up, then cosine to zero.
+
+    ``train`` is gone through ``how.epochs`` times. Deterministic for a given ``seed``: loaders that shuffle with torch's
+    generator are seeded with it, those that count epochs are told through ``set_epoch``. Raises :class:`OutOfTime` at the
+    deadline (``time.monotonic``).
+    """
+    torch.manual_seed(seed)
+    parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
+    if not parameters or how.epochs < 1:
+        return
+    optimizer = torch.optim.Adam(parameters, lr=how.lr)
+    model.train()
+    teacher.eval()
+    for epoch in range(how.epochs):
+        if hasattr(train, "set_epoch"):
+            train.set_epoch(seed * 1009 + epoch)
+        length = _length(train)
+        for i, batch in enumerate(train):
+            if time.monotonic() > deadline:
+                raise OutOfTime
+            done = (epoch + min(1.0, i / length)) / how.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = how.lr * _shape(done)
+            _step(model, teacher, batch, objective, how, optimizer, parameters)
+    model.eval()
+
+
+def _length(train: Iterable) -> int:
+    try:
+        return max(1, len(train))  # type: ignore[arg-type]
+    except TypeError:
+        return sum(1 for _ in train)
+
+
+def _shape(done: float) -> float:
+    """The learning rate's course over a round: up within a tenth, then a half cosine to zero."""
+    return done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+
+
+def _step(
+    model: nn.Module, teacher: nn.Module, batch: Any, objective: Objective, how: Recovery, optimizer: Any, parameters: list[Tensor]
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss, logits = objective.training_loss(model, batch)
+    if logits is not None and how.distill > 0:
+        loss = (1 - how.distill) * loss + how.distill * _distance(logits, teacher, batch, how.temperature)
+    if not bool(torch.isfinite(loss)):
+        raise BudgetError(f"the training loss became {float(loss)} during recovery; check the training data for NaN and infinite values")
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, how.clip)
+    optimizer.step()
+
+
+def _distance(logits: Tensor, teacher: nn.Module, batch: Any, temperature: float) -> Tensor:
+    with torch.no_grad():
+        wanted = logits_of(call_batch(teacher, batch))
+    student = (logits / temperature).reshape(-1, logits.shape[-1]).log_softmax(-1)
+    target = (wanted / temperature).reshape(-1, wanted.shape[-1]).log_softmax(-1)
+    return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)

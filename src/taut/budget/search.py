@@ -1,0 +1,144 @@
+"""The budgeted search: predictions order the moves, only measurements keep them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from taut.budget.loss_model import LossModel
+from taut.budget.options import Option, Price, Site, allocate, evaluate_option, options
+from taut.budget.recover import OutOfTime
+from taut.budget.trial import Plan, Setup, Trial, run_trial
+from taut.budget.trust_region import TrustRegion
+from taut.compressors.base import Compressor, DenseCode
+from taut.layers import find_layers
+
+log = logging.getLogger(__name__)
+
+FIRST_FLOOR = 0.2
+"""The first step may go down to this fraction of the dense cost: putting weights on a codebook is nearly free."""
+STEP_FLOOR = 0.75
+"""A later step, to this fraction of the present cost: gradual steps recover better than one long one (Zhu & Gupta 2017)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A measured candidate as the log keeps it."""
+
+    index: int
+    trial: Trial
+    predicted: float
+    measured: float
+    error: float
+    radius: float
+    kept: bool
+
+
+@dataclass
+class Progress:
+    """Where a search stands; all that a resumed one needs besides the networks."""
+
+    kept: Trial
+    step: int = 0
+    region: TrustRegion | None = None
+    rejected: set[frozenset] = field(default_factory=set)
+    finished: bool = False
+
+
+Observer = Callable[[Step, Progress], None]
+Fit = Callable[[Trial], LossModel]
+
+
+class Search:
+    """Moves the layers of a network down their ladders while the measured loss stays in the budget."""
+
+    def __init__(self, setup: Setup, methods: Sequence[Compressor], price: Price, fit: Fit, observe: Observer) -> None:
+        self.setup, self.methods, self.price, self.fit, self.observe = setup, methods, price, fit, observe
+        self._fronts: tuple[int, dict[str, list[Option]], LossModel] | None = None
+
+    def run(self, progress: Progress) -> Progress:
+        """Go on until a measured probe of every layer's next move has failed, or the time is up."""
+        try:
+            while not progress.finished and time.monotonic() < self.setup.deadline:
+                self._advance(progress)
+        except OutOfTime:
+            log.info("the time limit came during step %d; what was kept before stands", progress.step)
+        return progress
+
+    def _advance(self, progress: Progress) -> None:
+        fronts, model = self._survey(progress.kept)
+        total = sum(front[0].cost for front in fronts.values())
+        floor = (STEP_FLOOR if progress.kept.plan else FIRST_FLOOR) * total
+        if progress.region is None:
+            first = allocate(fronts, float("inf"), floor=floor)
+            progress.region = TrustRegion(max(_predicted(fronts, first), 1e-12))
+        moves = self._next_moves(progress, fronts, floor)
+        if not moves:
+            progress.finished = True
+            return
+        self._try(progress, fronts, model, moves)
+
+    def _next_moves(self, progress: Progress, fronts: dict[str, list[Option]], floor: float) -> dict[str, Option]:
+        """The allocation within the radius, or, once that is known to fail, the next single move not yet measured."""
+        assert progress.region is not None
+        region = progress.region
+        while True:
+            moves = allocate(fronts, region.radius, floor=floor)
+            if not moves or _key(moves) not in progress.rejected or len(moves) == 1:
+                break
+            region = TrustRegion(region.radius / region.factor, region.factor)
+        progress.region = region
+        if moves and _key(moves) not in progress.rejected:
+            return moves
+        probes = [{name: front[1]} for name, front in fronts.items() if len(front) > 1]
+        fresh = [probe for probe in probes if _key(probe) not in progress.rejected]
+        return min(fresh, key=lambda probe: _exchange(fronts, probe), default={})
+
+    def _try(self, progress: Progress, fronts: dict[str, list[Option]], model: LossModel, moves: dict[str, Option]) -> None:
+        assert progress.region is not None
+        kept, setup, region = progress.kept, self.setup, progress.region
+        plan = {**kept.plan, **{name: option.method for name, option in moves.items() if option.method is not None}}
+        predicted = _predicted(fronts, moves)
+        progress.step += 1
+        trial = run_trial(setup, kept.dense, plan, model, progress.step)
+        measured, error = trial.evaluation.loss - kept.evaluation.loss, trial.evaluation.paired_error(kept.evaluation)
+        good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < setup.margin * kept.cost
+        progress.region = region.updated(predicted=predicted, measured=measured, error=error, kept=good)
+        if good:
+            progress.kept, progress.rejected = trial, set()
+        else:
+            progress.rejected.add(_key(moves))
+        self.observe(Step(progress.step, trial, predicted, measured, error, region.radius, good), progress)
+
+    def _survey(self, kept: Trial) -> tuple[dict[str, list[Option]], LossModel]:
+        """Every layer's front at the kept point; made once for each."""
+        if self._fronts is None or self._fronts[0] != id(kept):
+            model = self.fit(kept)
+            fronts = {}
+            for name, layer in find_layers(kept.dense).items():
+                weight = layer.weight.detach()
+                dense = Option(None, self.price(DenseCode(weight), layer), 0.0)
+                site = Site(layer, weight, dense)
+                if name in kept.plan:
+                    site = Site(layer, weight, evaluate_option(site, kept.plan[name], model, self.price))
+                fronts[name] = options(site, self.methods, model, self.price)
+            self._fronts = (id(kept), fronts, model)
+        return self._fronts[1], self._fronts[2]
+
+
+def _predicted(fronts: dict[str, list[Option]], moves: dict[str, Option]) -> float:
+    return sum(option.predicted - fronts[name][0].predicted for name, option in moves.items())
+
+
+def _exchange(fronts: dict[str, list[Option]], moves: dict[str, Option]) -> float:
+    saved = sum(fronts[name][0].cost - option.cost for name, option in moves.items())
+    return _predicted(fronts, moves) / saved
+
+
+def _key(moves: dict[str, Option]) -> frozenset:
+    return frozenset((name, str(option.method)) for name, option in moves.items())
+
+
+__all__ = ["Observer", "Plan", "Progress", "Search", "Step"]

@@ -1,0 +1,103 @@
+"""One candidate, from plan to measurement: coded, recovered, finished, and measured as it would ship."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from taut.budget.budget import Budget
+from taut.budget.finish import finish
+from taut.budget.loss_model import LossModel
+from taut.budget.recover import Recovery, recover
+from taut.compressors.base import Code, Compressor
+from taut.layers import Alias, codes, find_layers, put
+from taut.measure import Evaluation, evaluate, reestimate_batchnorm
+from taut.objective import Objective
+
+Plan = Mapping[str, Compressor]
+Cost = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every trial of a search shares; none of it changes during the search."""
+
+    original: nn.Module
+    train: Iterable | None
+    val: Iterable
+    objective: Objective
+    budget: Budget
+    baseline: Evaluation
+    cost: Cost
+    recovery: Recovery | None
+    seed: int
+    deadline: float
+    margin: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A measured candidate. ``dense`` holds the weights that the next step starts from, ``shipped`` is the coded network."""
+
+    dense: nn.Module
+    shipped: nn.Module
+    plan: Plan
+    evaluation: Evaluation
+    cost: float
+
+
+def densify(model: nn.Module, skeleton: nn.Module) -> nn.Module:
+    """A copy of ``skeleton``, the network with plain layers, that holds the decoded weights of ``model``."""
+    plain = copy.deepcopy(skeleton)
+    state = {n: v.decompress() if isinstance(v, Code) else v for n, v in codes(model).items() if not isinstance(v, Alias)}
+    plain.load_state_dict(state, strict=False)
+    return plain
+
+
+def put_all(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
+    """A copy of a dense network with every layer of the plan put into its set."""
+    new = copy.deepcopy(dense)
+    for name, layer in find_layers(new).items():
+        if name in plan:
+            stats = model.stats(name) if model is not None else None
+            put(new, layer, plan[name].compress(layer.weight.detach(), stats))
+    return new
+
+
+def run_trial(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel | None, step: int) -> Trial:
+    """Put the plan on ``dense``, recover, finish, and measure; a second round of recovery if the first is out of budget."""
+    relaxed_plan = {name: r for name, method in plan.items() if (r := method.relaxed()) is not None}
+    relaxed = put_all(dense, relaxed_plan, model)
+    rounds = 1 if setup.recovery is None else 2
+    for attempt in range(rounds):
+        seed = setup.seed + 2 * step + attempt + 1
+        trained = copy.deepcopy(relaxed)
+        if setup.recovery is not None:
+            _recover(setup, trained, setup.recovery, seed)
+        present = densify(trained, dense)
+        shipped = _ship(setup, present, plan, model, seed)
+        trial = Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+        if setup.budget.holds(setup.baseline, trial.evaluation):
+            break
+        relaxed = trained
+    return trial
+
+
+def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None, seed: int) -> nn.Module:
+    """The coded network: every weight in its set, its free values trained a little, batch norms and vectors finished."""
+    shipped = put_all(present, plan, model)
+    tightened = any(method.relaxed() != method for method in plan.values())
+    if setup.recovery is not None and tightened:
+        _recover(setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 2), lr=setup.recovery.lr / 3), seed)
+    if setup.train is not None:
+        reestimate_batchnorm(shipped, setup.train)
+    finish(shipped)
+    return shipped.eval()
+
+
+def _recover(setup: Setup, model: nn.Module, how: Recovery, seed: int) -> None:
+    assert setup.train is not None
+    recover(model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline)

@@ -1,0 +1,135 @@
+"""Codes inside a model: a weight decoded from its code, and a layer replaced by two cheaper ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from taut.compressors.base import Code, DenseCode, dense
+
+if TYPE_CHECKING:
+    from taut.layers import Layer
+
+
+class Coded(nn.Module):
+    """The parametrization ``weight = code.decompress()``, whose parameters are the code's free tensors.
+
+    The structure (indices, masks) is kept here; the free tensors are ordinary ``nn.Parameter`` objects of the layer, so any
+    optimizer fine-tunes them. Outside training the decoded weight is cached until a free tensor changes.
+    """
+
+    def __init__(self, code: Code, shape: torch.Size) -> None:
+        super().__init__()
+        self.structure = code.with_free([t.detach() for t in code.free()])
+        self.shape = shape
+        self._cache: tuple[tuple, Tensor] | None = None
+
+    def forward(self, *free: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in free):
+            return self._decode(free)
+        key = tuple((id(t), t._version, t.data_ptr(), t.dtype) for t in free)
+        if self._cache is None or self._cache[0] != key:
+            self._cache = (key, self._decode(free).detach())
+        return self._cache[1]
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The free tensors to train, in the weight's place (torch stores what this returns)."""
+        return tuple(t.clone() for t in self.structure.free())
+
+    def _decode(self, free: tuple[Tensor, ...]) -> Tensor:
+        return self.structure.with_free(free).decompress().reshape(self.shape)
+
+    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own signature
+        """Move the structure with the module (``.to``, ``.half``); torch calls this, and knows only its own buffers."""
+        super()._apply(fn, recurse)
+        self._cache = None
+        self.structure = _map_tensors(self.structure, fn)
+        return self
+
+
+def _map_tensors(code: Code, fn) -> Code:  # noqa: ANN001
+    changes = {}
+    for name, value in code.fields().items():
+        if isinstance(value, Code):
+            changes[name] = _map_tensors(value, fn)
+        elif isinstance(value, Tensor):
+            changes[name] = fn(value)
+    return dataclasses.replace(code, **changes)
+
+
+def attach(module: nn.Module, parameter: str, code: Code) -> None:
+    """Replace ``module.<parameter>`` by ``code``: its value is decoded, its free tensors are trained."""
+    shape = getattr(module, parameter).shape
+    if isinstance(code, DenseCode) and isinstance(code.value, Tensor):
+        getattr(module, parameter).data = code.value.reshape(shape).clone()
+        return
+    if parametrize.is_parametrized(module, parameter):
+        parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
+    parametrize.register_parametrization(module, parameter, Coded(code, shape), unsafe=True)
+
+
+def attached(module: nn.Module, parameter: str) -> Code | None:
+    """The code at ``module.<parameter>`` with its present free tensors, or ``None`` if it is stored as it is."""
+    if not parametrize.is_parametrized(module, parameter):
+        return None
+    chain = module.parametrizations[parameter]
+    coded = chain[0]
+    if not isinstance(coded, Coded):
+        return None
+    return coded.structure.with_free([t.detach() for t in free_parameters(module, parameter)])
+
+
+def free_parameters(module: nn.Module, parameter: str) -> list[nn.Parameter]:
+    """The trained tensors behind a coded parameter, in the code's order."""
+    chain = module.parametrizations[parameter]
+    if chain.is_tensor:
+        return [chain.original]
+    return [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
+
+
+class Factored(nn.Sequential):
+    """A layer made of smaller layers in a row, and the code whose parts their weights are.
+
+    ``template`` tells how to get the code back: its parts, in order, are the weights of the layers, in order.
+    """
+
+    def __init__(self, *layers: nn.Module, template: Code, transposed: bool = False) -> None:
+        super().__init__(*layers)
+        names = list(template.parts())
+        for layer, name in zip(layers, names, strict=True):
+            part = template.parts()[name]
+            attach(layer, "weight", part if isinstance(part, Code) else DenseCode(part))
+        self.template = dataclasses.replace(template, **{n: dense(p).detach()[..., :0] for n, p in template.parts().items()})
+        self.transposed = transposed
+
+    def code(self) -> Code:
+        """The code with the layers' present weights."""
+        parts = {}
+        for layer, name in zip(self, self.template.parts(), strict=True):
+            coded = attached(layer, "weight")
+            parts[name] = layer.weight.detach() if coded is None else coded
+        return dataclasses.replace(self.template, **parts)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense product, for code that reads ``layer.weight`` (attention's fast path does)."""
+        parts = {name: layer.weight for layer, name in zip(self, self.template.parts(), strict=True)}
+        product = dataclasses.replace(self.template, **parts).decompress()
+        return product.t() if self.transposed else product
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self[-1].bias
+
+
+def bare_linear(layer: Layer, inputs: int, outputs: int, bias: Tensor | None) -> nn.Linear:
+    """An ``nn.Linear`` on the layer's device and dtype, with this bias."""
+    weight = layer.weight
+    new = nn.Linear(inputs, outputs, bias=bias is not None, device=weight.device, dtype=weight.dtype)
+    if bias is not None:
+        new.bias = nn.Parameter(bias.detach().clone())
+    return new

@@ -1,0 +1,3 @@
+"""The version of taut, as files and records state it."""
+
+VERSION = "0.1.0"
