@@ -30,7 +30,7 @@ def kmeans_1d(
 
     Optimal for up to 4096 distinct values of positive weight. Beyond, the dynamic programme runs on 4096 to 16384 bins (finer
     where values are dense; outliers alone), and Lloyd's iteration on the exact values follows: the result is a local optimum,
-    typically within 0.01 % of the optimal error.
+    within 0.05 % of the optimal error on bell-shaped values (measured up to k = 256), within 0.5 % on Cauchy ones.
 
     Args:
         values: numbers of any shape, finite; taken as a flat sequence.
@@ -43,8 +43,7 @@ def kmeans_1d(
         The centers, ascending, and the index of the nearest center of each value (the lower one at a tie). There are never
         more centers than distinct values (and zero, if kept). A cluster of one distinct value is that value exactly.
 
-    Raises:
-        TautError: no values, NaN or infinite values, weights that do not fit, ``k`` below 1.
+    No values, NaN or infinite values, weights that do not fit and ``k`` below 1 raise a :class:`~taut.errors.TautError`.
 
     Example:
         >>> centers, index = kmeans_1d([0.0, 0.1, 1.0, 1.1, 5.0], k=3)
@@ -120,7 +119,7 @@ def _bins(v: Floats, w: Floats, k: int, keep_zero: bool) -> NDArray[np.int64]:
     The best density of centers goes as the cube root of the density of the values (Panter and Dite 1951): half of the bins
     follow it, so that far outliers are alone, and half are equally full.
     """
-    half = int(np.clip(16 * k, 4096, 16384)) // 2
+    half = int(np.clip(32 * k, 4096, 16384)) // 2
     total = _prefix(w)
     # gaps between some of the sorted values are enough in the bulk; the tails are taken whole
     bulk = np.linspace(0, v.size - 1, 16 * half).astype(np.int64)
@@ -226,7 +225,7 @@ def _means(v: Floats, w: Floats, pieces: list[NDArray[np.int64]], keep_zero: boo
 def _refine(v: Floats, w: Floats, centers: Floats, keep_zero: bool) -> Floats:
     """Lloyd's iteration on the exact values, from prefix sums; zero stays where it is."""
     mass, moment = _prefix(w), _prefix(w * v)
-    edges = np.empty(0)
+    edges = np.empty(0, dtype=np.int64)
     for _ in range(REFINEMENTS):
         middle = np.searchsorted(v, centers[:-1] / 2 + centers[1:] / 2, side="right")
         if np.array_equal(middle, edges):

@@ -1,0 +1,76 @@
+"""Nuclear norm and sparse group lasso together: low rank, and whole neurons gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from taut.errors import TautError
+from taut.numeric.shrinkage import shrink_rows, soft_threshold
+from taut.numeric.singular import shrink_singular_values, singular_values
+from taut.regularizers.base import Regularizer, back, check_step, see
+
+
+@dataclass(frozen=True)
+class NuclearSparseGroup(Regularizer):
+    """Low rank and sparse groups at once, the full penalty of compression-aware training.
+
+        r(w)  =  nuclear * sum_j s_j
+                 + sparse_group * [ (1 - alpha) * sum_g sqrt(P_g) * ||w_g||  +  alpha * sum_i |w_i| ]
+
+    The sum has no closed-form prox. Two incremental proximal steps take its place, the groups first and then the singular
+    values:
+
+        prox(w, step)  =  prox_{step * nuclear norm}( prox_{step * sparse group lasso}(w) )
+
+    **This is not the prox of the sum** (``exact_prox`` is False): it differs from it by terms of second order in the step, and
+    the minimum it leads to is that of loss + r only as the steps go to zero (Bertsekas, *Incremental proximal methods for
+    large scale convex optimization*, Math. Program. 129, 2011). Whole rows that the first step zeroes stay zero in the second;
+    single zeros inside a row do not. Alvarez and Salzmann, *Compression-aware training of deep networks*, NIPS 2017.
+
+    Args:
+        nuclear: strength of the nuclear norm.
+        sparse_group: strength of the sparse group lasso.
+        alpha: between 0 (groups only) and 1 (single weights only).
+        view: what a group is: ``rows``, ``columns``, ``filters`` or ``kernels``.
+        matrix: how a convolution is seen as a matrix: ``matrix`` or ``matrix2``.
+
+    Example:
+        >>> w = torch.diag(torch.tensor([3.0, 1.0]))
+        >>> NuclearSparseGroup(nuclear=0.5, sparse_group=1.0, alpha=1.0).prox(w, step=1.0).tolist()
+        [[1.5, 0.0], [0.0, 0.0]]
+    """
+
+    exact_prox: ClassVar[bool] = False
+
+    nuclear: float = 1e-4
+    sparse_group: float = 1e-4
+    alpha: float = 0.5
+    view: str = "rows"
+    matrix: str = "matrix"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha > 1:
+            raise TautError(
+                f"{type(self).__name__}: alpha is a share between 0 (groups) and 1 (single weights), got {self.alpha}"
+            )
+
+    def value(self, w: Tensor) -> Tensor:
+        groups = see(w, self.view)
+        lengths = sqrt(groups.shape[1]) * torch.linalg.vector_norm(groups, dim=1).sum()
+        sparse = (1 - self.alpha) * lengths + self.alpha * groups.abs().sum()
+        return self.nuclear * singular_values(see(w, self.matrix)).sum() + self.sparse_group * sparse
+
+    def prox(self, w: Tensor, step: float) -> Tensor:
+        groups = see(w, self.view)
+        threshold = check_step(step) * self.sparse_group
+        sparse = soft_threshold(groups, threshold * self.alpha)
+        sparse = shrink_rows(sparse, threshold * (1 - self.alpha) * sqrt(groups.shape[1]))
+        # in full precision between the two steps, also for half-precision weights
+        whole = back(sparse, w.to(groups.dtype), self.view)
+        return back(shrink_singular_values(see(whole, self.matrix), step * self.nuclear), w, self.matrix)
