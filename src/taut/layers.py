@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from taut.compressors.base import Code, TransposedCode
-from taut.compressors.coded import Factored, attach, attached, free_parameters
+from taut.compressors.base import Code, DenseCode, TransposedCode
+from taut.compressors.coded import Factored, attach, attached, free_parameters, release
 from taut.errors import LayerError, TautError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -113,7 +113,8 @@ def _weights(module: nn.Module) -> list[tuple[str, str]]:
 
 def _identity(module: nn.Module, parameter: str) -> int:
     if parametrize.is_parametrized(module, parameter):
-        return id(free_parameters(module, parameter)[0])
+        free = free_parameters(module, parameter)
+        return id(free[0] if free else module.parametrizations[parameter])
     return id(getattr(module, parameter))
 
 
@@ -193,19 +194,31 @@ def select(names: Any, pattern: str) -> list[str]:
 
 
 def put(model: nn.Module, layer: Layer, code: Code) -> None:
-    """Put ``code`` in the place of a layer's weight, in ``model`` itself, at every place the weight is tied to."""
+    """Put ``code`` in the place of a layer's weight, in ``model`` itself, at every place the weight is tied to.
+
+    The layer is found by its name, so it may come from a copy of ``model``.
+    """
+    module = _owner(model, layer.name)[0]
+    if isinstance(module, Factored):
+        raise LayerError(f"{layer.name}: is already two layers; put the code into a copy of the original model")
+    layer = replace(layer, module=module)
     replacement = None if layer.tied or layer.kind not in ("linear", "conv", "hf_conv1d") else code.module(layer)
     if replacement is not None:
-        replacement.train(layer.module.training)
+        replacement.train(module.training)
         replace_module(model, layer.name, replacement)
         return
-    if layer.kind == "hf_conv1d":
-        code = TransposedCode(code)
-    attach(layer.module, layer.parameter, code)
+    attach(module, layer.parameter, _stored(code) if layer.kind == "hf_conv1d" else code)
     for other in layer.tied:
         _tie(model, other, layer)
-    for module in (layer.module, *(_owner(model, name)[0] for name in layer.tied)):
-        keep_fresh(module)
+
+
+def _stored(code: Code) -> Code:
+    """The code of the transposed weight, which is what Hugging Face's ``Conv1D`` holds."""
+    if isinstance(code, TransposedCode):
+        return code
+    if isinstance(code, DenseCode) and isinstance(code.value, Tensor):
+        return DenseCode(code.value.t().contiguous())
+    return TransposedCode(code)
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -218,27 +231,16 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _tie(model: nn.Module, other: str, layer: Layer) -> None:
+    """Make another place share the layer's parameter, or the very parametrization that decodes it."""
     module, parameter = _owner(model, other)
+    if parametrize.is_parametrized(module, parameter):
+        release(module, parameter)
     if not parametrize.is_parametrized(layer.module, layer.parameter):
         setattr(module, parameter, getattr(layer.module, layer.parameter))
         return
-    attach(module, parameter, layer.module.parametrizations[layer.parameter][0].structure)
-    chain, source = module.parametrizations[parameter], layer.module.parametrizations[layer.parameter]
-    for key in list(chain._parameters):
-        setattr(chain, key, getattr(source, key))
-
-
-def keep_fresh(module: nn.Module) -> None:
-    """Recurrent layers keep a list of their weights; refill it from the decoded ones before each use."""
-    if not isinstance(module, RECURRENT):
-        return
-
-    def refresh(rnn: nn.Module, _args: Any) -> None:
-        rnn._flat_weights = [getattr(rnn, name) for name in rnn._flat_weights_names]
-
-    if not getattr(module, "_taut_refreshed", False):
-        module._taut_refreshed = True
-        module.register_forward_pre_hook(refresh)
+    source = layer.module.parametrizations[layer.parameter]
+    attach(module, parameter, source[0].structure)
+    module.parametrizations[parameter] = source
 
 
 def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
@@ -307,11 +309,8 @@ def bake(model: nn.Module) -> nn.Module:
             if attached(module, parameter) is None:
                 continue
             identity = _identity(module, parameter)
-            value = tied.get(identity)
-            if value is None:
-                value = tied[identity] = nn.Parameter(getattr(module, parameter).detach().clone())
-            parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
-            setattr(module, parameter, value)
+            value = release(module, parameter)
+            setattr(module, parameter, tied.setdefault(identity, value))
     return plain
 
 
@@ -319,4 +318,5 @@ def check_model(model: nn.Module) -> None:
     """Raise if a weight or a buffer of the model is NaN or infinite; the error names the tensor."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TautError(f"{name}: the tensor of shape {tuple(tensor.shape)} holds NaN or infinite values; check the checkpoint")
+            shape = tuple(tensor.shape)
+            raise TautError(f"{name}: the tensor of shape {shape} holds NaN or infinite values; check the checkpoint")

@@ -193,6 +193,18 @@ def check_weight(w: Tensor, method: Compressor) -> Tensor:
     return w.detach()
 
 
+def fisher_of(stats: Stats | None, w: Tensor, method: Compressor) -> Tensor:
+    """The Fisher information of ``w``, after the checks a method that weights by it needs."""
+    if stats is None or stats.fisher is None:
+        raise LayerError(f"{method}: needs the Fisher information of the weight; give data to estimate it, or use by='magnitude'")
+    if stats.fisher.shape != w.shape:
+        raise LayerError(f"{method}: the Fisher information has shape {tuple(stats.fisher.shape)}, the weight {tuple(w.shape)}")
+    fisher = stats.fisher.detach().to(w.device)
+    if not bool((torch.isfinite(fisher) & (fisher >= 0)).all()):
+        raise LayerError(f"{method}: the Fisher information holds NaN, infinite or negative values; estimate it on finite data")
+    return fisher
+
+
 @dataclass(frozen=True, eq=False)
 class DenseCode(Code):
     """A tensor stored as it is."""
@@ -201,6 +213,9 @@ class DenseCode(Code):
 
     def decompress(self) -> Tensor:
         return dense(self.value)
+
+    def part_stats(self, stats: Stats | None) -> dict[str, Stats | None]:
+        return {"value": stats}
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, skip_init
 
-from taut.compressors.base import Code, DenseCode, dense
+from taut.compressors.base import Code, DenseCode
+from taut.errors import LayerError
 
 if TYPE_CHECKING:
     from taut.layers import Layer
@@ -30,8 +31,11 @@ class Coded(nn.Module):
 
     def forward(self, *free: Tensor) -> Tensor:
         if torch.is_grad_enabled() and any(t.requires_grad for t in free):
+            self._cache = None  # a training step may follow, and may write behind the version counter
             return self._decode(free)
-        key = tuple((id(t), t._version, t.data_ptr(), t.dtype) for t in free)
+        if any(t.is_inference() for t in free):
+            return self._decode(free)  # such tensors count no versions
+        key = (torch.is_inference_mode_enabled(), *((id(t), t._version, t.data_ptr(), t.dtype) for t in free))
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, self._decode(free).detach())
         return self._cache[1]
@@ -42,6 +46,10 @@ class Coded(nn.Module):
 
     def _decode(self, free: tuple[Tensor, ...]) -> Tensor:
         return self.structure.with_free(free).decompress().reshape(self.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies of a model share no cached weight with it."""
+        return {**self.__dict__, "_cache": None}
 
     def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own signature
         """Move the structure with the module (``.to``, ``.half``); torch calls this, and knows only its own buffers."""
@@ -63,13 +71,62 @@ def _map_tensors(code: Code, fn) -> Code:  # noqa: ANN001
 
 def attach(module: nn.Module, parameter: str, code: Code) -> None:
     """Replace ``module.<parameter>`` by ``code``: its value is decoded, its free tensors are trained."""
-    shape = getattr(module, parameter).shape
-    if isinstance(code, DenseCode) and isinstance(code.value, Tensor):
-        getattr(module, parameter).data = code.value.reshape(shape).clone()
-        return
     if parametrize.is_parametrized(module, parameter):
+        release(module, parameter)
+    old = getattr(module, parameter)
+    code = _map_tensors(code, lambda t: t.to(old.device))
+    with torch.no_grad():
+        value = code.decompress()
+    if value.shape != old.shape:
+        shapes = f"{tuple(value.shape)}, the layer's has {tuple(old.shape)}"
+        raise LayerError(f"{type(module).__name__}.{parameter}: the code is of a weight of shape {shapes}")
+    if isinstance(code, DenseCode) and isinstance(code.value, Tensor):
+        old.data = value.detach().clone()
+        return
+    _own_class(module)
+    parametrize.register_parametrization(module, parameter, Coded(code, old.shape), unsafe=True)
+    _refill(module)
+
+
+def release(module: nn.Module, parameter: str) -> nn.Parameter:
+    """Make a coded parameter an ordinary one again, of its present value; returns it."""
+    trained = any(t.requires_grad for t in module.parametrizations[parameter].parameters())
+    _own_class(module)
+    with torch.no_grad():
+        plain = nn.Parameter(getattr(module, parameter).detach().clone(), requires_grad=trained)
         parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
-    parametrize.register_parametrization(module, parameter, Coded(code, shape), unsafe=True)
+    # torch leaves a parameter or a buffer there, depending on the gradient mode
+    delattr(module, parameter)
+    module.register_parameter(parameter, plain)
+    _refill(module)
+    return plain
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    torch keeps the properties of coded parameters on a class made for the module, which copies of the module share: without
+    this, removing a code from a copy takes it from the original too.
+    """
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, cls.__bases__, own)
+
+
+def _refill(module: nn.Module) -> None:
+    """Recurrent layers keep a list of their weights: with codes it is made anew at every use."""
+    if not isinstance(module, nn.RNNBase):
+        return
+    module.__dict__.pop("_flat_weights", None)
+    if parametrize.is_parametrized(module):
+        type(module)._flat_weights = property(_decoded_weights, lambda rnn, value: None)
+    else:
+        module._flat_weights = _decoded_weights(module)
+
+
+def _decoded_weights(rnn: Any) -> list[Tensor | None]:
+    return [getattr(rnn, name, None) for name in rnn._flat_weights_names]
 
 
 def attached(module: nn.Module, parameter: str) -> Code | None:
@@ -103,7 +160,7 @@ class Factored(nn.Sequential):
         for layer, name in zip(layers, names, strict=True):
             part = template.parts()[name]
             attach(layer, "weight", part if isinstance(part, Code) else DenseCode(part))
-        self.template = dataclasses.replace(template, **{n: dense(p).detach()[..., :0] for n, p in template.parts().items()})
+        self.template = dataclasses.replace(template, **{name: torch.empty(0) for name in names})
         self.transposed = transposed
 
     def code(self) -> Code:
@@ -127,9 +184,18 @@ class Factored(nn.Sequential):
 
 
 def bare_linear(layer: Layer, inputs: int, outputs: int, bias: Tensor | None) -> nn.Linear:
-    """An ``nn.Linear`` on the layer's device and dtype, with this bias."""
+    """An ``nn.Linear`` on the layer's device and dtype, with this bias; its weight is yet to be set."""
+    return like_weight(layer, nn.Linear, bias, in_features=inputs, out_features=outputs)
+
+
+def like_weight(layer: Layer, make: type[nn.Module], bias: Tensor | None, **settings: Any) -> Any:
+    """A new module on the layer's device and dtype, with this bias; its weight is yet to be set, and trains if the layer's does.
+
+    Nothing is drawn for its initial values, so the caller's random numbers stay as they were.
+    """
     weight = layer.weight
-    new = nn.Linear(inputs, outputs, bias=bias is not None, device=weight.device, dtype=weight.dtype)
+    new = skip_init(make, bias=bias is not None, device=weight.device, dtype=weight.dtype, **settings)
+    new.weight.requires_grad_(weight.requires_grad)
     if bias is not None:
-        new.bias = nn.Parameter(bias.detach().clone())
+        new.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     return new
