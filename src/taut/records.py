@@ -1,7 +1,8 @@
 """Records: one JSON object a line, appended and flushed, never rewritten.
 
-Curves, sweeps and benchmarks all write this form, and the page, the static plots and the next run read it. A run that is killed
-leaves at most one cut line at the end of the file; reading ignores it and the next append removes it, so nothing measured is lost.
+Curves, sweeps and benchmarks all write this form, and the page, the static plots and the next run read it. A run that is
+killed leaves at most one cut line at the end of the file; reading ignores it and the next append removes it, so nothing
+measured is lost.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ KEYS = (
 
 
 def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read a file of JSON lines, in order.
+    r"""Read a file of JSON lines, in order.
 
     Blank lines are skipped. A last line without its line end that is not whole JSON was cut by a kill: it is left out, with a
     warning in the log. Any other line that is not a JSON object raises a :class:`TautError` naming the file and the line.
@@ -54,7 +55,7 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "curve.jsonl"
-        >>> _ = path.write_text('{"bytes": 100, "metric_val": 0.98}\\n{"bytes": 5')
+        >>> _ = path.write_text('{"bytes": 100, "metric_val": 0.98}\n{"bytes": 5')
         >>> read_records(path)
         [{'bytes': 100, 'metric_val': 0.98}]
     """
@@ -97,8 +98,8 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
     The file and its folder are made if missing. A cut last line (left by a kill) is removed first. Numbers of numpy and torch
     become plain numbers; NaN and infinities, which JSON cannot hold, become ``null``.
 
-    Raises:
-        TautError: a value that JSON cannot hold, or a disk that cannot take the line; the file then ends as it did before.
+    A value that JSON cannot hold, or a disk that cannot take the line, raises a :class:`TautError`; the file then ends as it
+    did before.
 
     Example:
         >>> import tempfile, pathlib
@@ -133,7 +134,9 @@ def _line(record: Mapping[str, Any], path: Path) -> bytes:
     try:
         return json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
     except (TypeError, ValueError) as error:
-        raise TautError(f"cannot write a record to {path}: {error}; a record holds numbers, strings, lists and objects") from error
+        raise TautError(
+            f"cannot write a record to {path}: {error}; a record holds numbers, strings, lists and objects"
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,11 @@ from taut.errors import TautError
 from taut.records import KEYS, append_record, append_records, number, pareto, plain, read_records
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
@@ -87,7 +91,8 @@ def test_windows_line_ends_and_blank_lines(tmp_path):
 def test_numbers_of_numpy_and_torch_become_plain(tmp_path):
     path = tmp_path / "curve.jsonl"
     append_record(
-        path, {"a": np.float32(0.5), "b": torch.tensor(2), "c": np.arange(2), "d": (1, {3}), "e": [math.nan, -math.inf], 5: tmp_path}
+        path,
+        {"a": np.float32(0.5), "b": torch.tensor(2), "c": np.arange(2), "d": (1, {3}), "e": [math.nan, -math.inf], 5: tmp_path},
     )
     assert read_records(path) == [{"a": 0.5, "b": 2, "c": [0, 1], "d": [1, [3]], "e": [None, None], "5": str(tmp_path)}]
 
@@ -117,7 +122,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
 
 def test_two_processes_append_to_one_file(tmp_path):
     path = tmp_path / "curve.jsonl"
-    code = "import sys; from taut.records import append_record\nfor i in range(50): append_record(sys.argv[1], {'i': i, 'pad': 'x' * 999})"
+    code = "import sys; from taut.records import append_record as add"
+    code += "\nfor i in range(50): add(sys.argv[1], {'i': i, 'pad': 'x' * 999})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     runs = [subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
