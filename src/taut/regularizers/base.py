@@ -26,7 +26,7 @@ class Regularizer:
     """A penalty at one setting. Subclasses are frozen dataclasses; subclassing registers the class by its name.
 
     Class flags: ``exact_prox``: :meth:`prox` is the exact minimiser, not an approximation; ``convex``: the penalty is convex, so
-    that the exact prox is unique and never moves two weights apart.
+    that the exact prox is unique and never moves two weights apart; ``strengths``: the fields that the penalty is linear in.
 
     Example:
         >>> import torch
@@ -46,6 +46,7 @@ class Regularizer:
     registry: ClassVar[dict[str, type[Regularizer]]] = {}
     exact_prox: ClassVar[bool] = True
     convex: ClassVar[bool] = True
+    strengths: ClassVar[tuple[str, ...]] = ("strength",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

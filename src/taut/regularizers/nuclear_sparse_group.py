@@ -46,6 +46,7 @@ class NuclearSparseGroup(Regularizer):
     """
 
     exact_prox: ClassVar[bool] = False
+    strengths: ClassVar[tuple[str, ...]] = ("nuclear", "sparse_group")
 
     nuclear: float = 1e-4
     sparse_group: float = 1e-4
