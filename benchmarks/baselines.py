@@ -1,0 +1,134 @@
+"""Train the networks that the studies compress, and keep their weights and the figures they start from.
+
+    python benchmarks/baselines.py lenet-300-100 mnist --data-dir FOLDER --seed 0
+
+writes ``benchmarks/baselines/lenet-300-100-mnist-s0.safetensors`` and adds a line to
+``benchmarks/results/baselines.jsonl``. The recipe is the one in ``taut.bench.recipes``; nothing is chosen by validation or
+test data.
+"""
+
+import argparse
+import logging
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from taut.bench.data import Splits, load
+from taut.bench.networks import build
+from taut.bench.recipes import RECIPES, answers, train
+from taut.records import append_record
+from taut.statistics import wilson
+
+HERE = Path(__file__).parent
+log = logging.getLogger("baselines")
+
+
+def path(network: str, dataset: str, seed: int = 0) -> Path:
+    """Where the weights of a baseline are."""
+    return HERE / "baselines" / f"{network}-{dataset}-s{seed}.safetensors"
+
+
+def trained(network: str, dataset: str, seed: int = 0) -> torch.nn.Module:
+    """The committed baseline, in evaluation mode."""
+    model = build(network, seed)
+    model.load_state_dict(load_file(path(network, dataset, seed)))
+    return model.eval()
+
+
+def machine() -> dict:
+    """The processor and its cores."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return {"cores": os.cpu_count(), "processor": processor}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, torch and taut."""
+    try:
+        taut = version("taut")
+    except PackageNotFoundError:
+        taut = "source"
+    return {"python": platform.python_version(), "torch": torch.__version__, "taut": taut}
+
+
+def figures(model: torch.nn.Module, splits: Splits) -> dict:
+    """Validation and test accuracy, with the 95 % interval of the latter."""
+    loss, right = answers(model, splits.val)
+    _, right_test = answers(model, splits.test)
+    interval = wilson(int(right_test.sum()), len(right_test))
+    return {
+        "metric_val": float(right.mean()),
+        "loss_val": loss,
+        "metric_test": float(right_test.mean()),
+        "metric_test_interval": interval,
+    }
+
+
+def main() -> None:
+    """Train one baseline."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=sorted({network for network, _ in RECIPES}))
+    parser.add_argument("dataset", choices=sorted({dataset for _, dataset in RECIPES}))
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=None, help="in place of the recipe's")
+    options = parser.parse_args()
+    if (options.network, options.dataset) not in RECIPES:
+        parser.error(f"no recipe for {options.network} on {options.dataset}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = RECIPES[options.network, options.dataset] | ({"epochs": options.epochs} if options.epochs else {})
+    torch.set_num_threads(options.threads)
+    splits = load(options.dataset, options.data_dir)
+    model, start = build(options.network, options.seed), time.perf_counter()
+
+    def progress(epoch: int, epochs: int, loss: float) -> None:
+        log.info("%d/%d loss %.4f, %.0f s", epoch, epochs, loss, time.perf_counter() - start)
+
+    train(model, splits, seed=options.seed, threads=options.threads, progress=progress, **recipe)
+    keep(model, splits, options, recipe, time.perf_counter() - start)
+
+
+def keep(model: torch.nn.Module, splits: Splits, options: argparse.Namespace, recipe: dict, seconds: float) -> None:
+    """Write the weights, whole or not at all, and the record."""
+    target = path(options.network, options.dataset, options.seed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, target.with_suffix(".part"))
+    os.replace(target.with_suffix(".part"), target)
+    command = [
+        "python benchmarks/baselines.py",
+        options.network,
+        options.dataset,
+        f"--seed {options.seed} --threads {options.threads}",
+    ]
+    command += [f"--epochs {options.epochs}"] * bool(options.epochs) + ["--data-dir DIR"] * bool(options.data_dir)
+    record = {
+        "study": "baselines",
+        "network": options.network,
+        "dataset": options.dataset,
+        "training": "plain",
+        "method": "none",
+        "setting": recipe,
+        "seed": options.seed,
+        **figures(model, splits),
+        "params": sum(p.numel() for p in model.parameters()),
+        "bytes": target.stat().st_size,
+        "train_seconds": round(seconds, 1),
+        "command": " ".join(command),
+        "version": versions(),
+        "machine": machine(),
+    }
+    append_record(HERE / "results" / "baselines.jsonl", record)
+    log.info("%s: validation %.2f %%, test %.2f %%", target, 100 * record["metric_val"], 100 * record["metric_test"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data sets, networks and recipes for the demo and for comparisons with published results."""

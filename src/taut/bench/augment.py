@@ -1,0 +1,54 @@
+"""Image augmentation for a whole batch at once: each image is moved, and perhaps mirrored, by its own random amount."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+from taut.errors import TautError
+
+Augmentation = Callable[[Tensor, Tensor, Generator], Tensor]
+
+
+def move(x: Tensor, down: Tensor, right: Tensor, fill: Tensor) -> Tensor:
+    """Image ``i`` of ``x`` moved by ``down[i]`` and ``right[i]`` pixels; what comes in from outside is ``fill``.
+
+    ``x`` is ``(n, channels, height, width)``, ``down`` and ``right`` integers ``(n,)``, ``fill`` one value a channel
+    ``(channels, 1, 1)``. One gather from a padded copy, so that it costs little beside a training step.
+
+    Example:
+        >>> x = torch.arange(4.0).reshape(1, 1, 2, 2)
+        >>> move(x, torch.tensor([1]), torch.tensor([0]), torch.tensor([[[-1.0]]]))
+        tensor([[[[-1., -1.],
+                  [ 0.,  1.]]]])
+    """
+    n, channels, height, width = x.shape
+    by = int(max(down.abs().max(), right.abs().max())) if n else 0
+    padded = fill.expand(n, channels, height + 2 * by, width + 2 * by).clone()
+    padded[:, :, by : by + height, by : by + width] = x
+    # windows[i, r, c] is image i as seen from offset (r, c) of the padded copy: a view, nothing is copied before the gather
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    return windows[torch.arange(n), by - down, by - right]
+
+
+def shift(x: Tensor, fill: Tensor, random: Generator, by: int) -> Tensor:
+    """Each image moved by up to ``by`` pixels along each axis, all moves equally likely."""
+    down, right = torch.randint(-by, by + 1, (2, len(x)), generator=random)
+    return move(x, down, right, fill)
+
+
+def flip_crop(x: Tensor, fill: Tensor, random: Generator) -> Tensor:
+    """Mirrored left to right half of the time, then moved by up to 4 pixels (He et al., 2016, section 4.2)."""
+    mirrored = torch.rand(len(x), generator=random) < 0.5
+    return shift(torch.where(mirrored[:, None, None, None], x.flip(3), x), fill, random, by=4)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"shift1": partial(shift, by=1), "shift2": partial(shift, by=2), "flip-crop": flip_crop}
+
+
+def augmentation(name: str | None) -> Augmentation | None:
+    """The augmentation called ``name``; None for none; an unknown name raises an error that lists the known ones."""
+    if name is not None and name not in AUGMENTATIONS:
+        raise TautError(f"unknown augmentation {name!r}; choose one of {', '.join(AUGMENTATIONS)}, or None")
+    return None if name is None else AUGMENTATIONS[name]

@@ -1,0 +1,206 @@
+"""Data sets of the demo and the benchmarks as tensors in three parts, and batches of them.
+
+The search for a small network fine-tunes on ``train``, chooses on ``val`` and never sees ``test``. Every part is normalised
+with the mean and the deviation of the training part, channel by channel.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut.bench.augment import augmentation
+from taut.bench.formats import read_cifar, read_idx, read_svhn
+from taut.errors import ExtraError, TautError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: ``x`` float32 ``(n, channels, height, width)``, normalised; ``y`` int64 ``(n,)``.
+
+    ``black`` is the normalised value of a zero pixel, one a channel ``(channels, 1, 1)``: what augmentation fills with.
+    """
+
+    x: Tensor
+    y: Tensor
+    black: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, count: int) -> "Split":
+        """The first ``count`` examples (the order is already random)."""
+        return Split(self.x[:count], self.y[:count], self.black)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: ``train``, ``val`` and ``test``, and the number of classes."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: int = 10
+
+    @property
+    def example_input(self) -> Tensor:
+        """A batch of one image, from the training part."""
+        return self.train.x[:1]
+
+
+def load(name: str, data_dir: str | Path | None = None, seed: int = 0) -> Splits:
+    """The data set called ``name``: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar-10`` or ``svhn``.
+
+    ``data_dir`` is the folder of the files in their original layout, or its parent. ``digits`` comes with scikit-learn and
+    needs none; ``fashion-mnist`` is found where Debian's package ``dataset-fashion-mnist`` puts it. The official test
+    images are ``test``; ``val`` is drawn from the rest, class by class, by ``seed`` alone (10,000 images; digits has no
+    official split: 1,100 / 297 / 400).
+
+    Raises:
+        TautError: an unknown name, files that are missing (the message says how to get them) or broken, or the extra ``bench`` is
+            needed and not installed.
+
+    Example:
+        >>> splits = load("digits")
+        >>> len(splits.train), len(splits.val), len(splits.test), splits.example_input.shape
+        (1100, 297, 400, torch.Size([1, 1, 8, 8]))
+    """
+    if name not in SOURCES:
+        raise TautError(f"unknown data set {name!r}; choose one of {', '.join(SOURCES)}")
+    rest, test = SOURCES[name](None if data_dir is None else Path(data_dir))
+    order = np.random.default_rng(seed)
+    if test is None:
+        test_at, rest_at = _draw(rest[1], 400, order)
+        test, rest = (rest[0][test_at], rest[1][test_at]), (rest[0][rest_at], rest[1][rest_at])
+    val_at, train_at = _draw(rest[1], 297 if name == "digits" else min(10_000, len(rest[1]) // 5), order)
+    train = rest[0][train_at].astype(np.float32)
+    mean, scale = train.mean((0, 2, 3), dtype=np.float64), train.std((0, 2, 3), dtype=np.float64)
+
+    def split(x: np.ndarray, y: np.ndarray) -> Split:
+        center, by = (torch.from_numpy(a.astype(np.float32)).reshape(-1, 1, 1) for a in (mean, np.where(scale > 0, scale, 1)))
+        pixels = torch.from_numpy(x.astype(np.float32))
+        return Split(pixels.sub_(center).div_(by), torch.from_numpy(y.astype(np.int64)), -center / by)
+
+    return Splits(name, split(train, rest[1][train_at]), split(rest[0][val_at], rest[1][val_at]), split(*test))
+
+
+def _draw(labels: np.ndarray, count: int, order: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` indices with the classes in proportion, and the others; both in random order."""
+    at = order.permutation(len(labels))
+    # the rank of each example within its class, as a fraction: the smallest fractions take every class in proportion
+    rank = np.empty(len(labels))
+    for label in np.unique(labels):
+        mine = at[labels[at] == label]
+        rank[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.argsort(rank, kind="stable")[:count]] = True
+    return at[chosen[at]], at[~chosen[at]]
+
+
+def _digits(folder: Path | None) -> tuple[Arrays, None]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ExtraError("scikit-learn", "bench") from error
+    digits = load_digits()
+    return (digits.images[:, None], digits.target), None
+
+
+def _find(folder: Path | None, inside: tuple[str, ...], names: tuple[str, ...], help_: str) -> list[Path]:
+    """The files ``names`` (gzipped or not) in ``folder`` or one of its subfolders ``inside``; an error says how to get them."""
+    if folder is None:
+        raise TautError(f"no data folder was given; {help_}")
+    for place in (folder, *(folder / sub for sub in inside)):
+        found = [next((path for path in (place / name, place / f"{name}.gz") if path.is_file()), None) for name in names]
+        if all(found):
+            return [path for path in found if path]
+    raise TautError(f"{folder} does not hold {', '.join(names)}; {help_}")
+
+
+def _idx(default: Path | None, inside: tuple[str, ...], help_: str) -> Callable[[Path | None], tuple[Arrays, Arrays]]:
+    names = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+    def read(folder: Path | None) -> tuple[Arrays, Arrays]:
+        paths = _find(folder or default, inside, names, help_)
+        arrays = [read_idx(path) for path in paths]
+        for images, labels, path in zip(arrays[::2], arrays[1::2], paths[::2], strict=True):
+            if images.ndim != 3 or labels.ndim != 1 or not 0 < len(images) == len(labels):
+                raise TautError(f"{path} holds {images.shape} and its labels {labels.shape}: not n images and n labels; {help_}")
+        return (arrays[0][:, None], arrays[1]), (arrays[2][:, None], arrays[3])
+
+    return read
+
+
+def _cifar(folder: Path | None) -> tuple[Arrays, Arrays]:
+    help_ = (
+        "get CIFAR-10's binary version (cifar-10-binary.tar.gz; the pickled one is not read) and give its folder as --data-dir"
+    )
+    names = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+    paths = _find(folder, ("cifar-10-batches-bin", "cifar-10", "cifar10"), names, help_)
+    return read_cifar(paths[:5]), read_cifar(paths[5:])
+
+
+def _svhn(folder: Path | None) -> tuple[Arrays, Arrays]:
+    help_ = "get SVHN's train_32x32.mat and test_32x32.mat and give their folder as --data-dir"
+    paths = _find(folder, ("svhn", "SVHN"), ("train_32x32.mat", "test_32x32.mat"), help_)
+    return read_svhn(paths[0]), read_svhn(paths[1])
+
+
+_FILES = "give the folder of the four IDX files (gzipped or not) as --data-dir"
+SOURCES: dict[str, Callable[[Path | None], tuple[Arrays, Arrays | None]]] = {
+    "digits": _digits,
+    "mnist": _idx(None, ("mnist", "MNIST/raw"), _FILES),
+    "fashion-mnist": _idx(
+        DEBIAN_FASHION, ("fashion-mnist", "FashionMNIST/raw"), f"install Debian's package dataset-fashion-mnist, or {_FILES}"
+    ),
+    "cifar-10": _cifar,
+    "svhn": _svhn,
+}
+
+
+class Batches:
+    """Batches ``(x, y)`` of a split, over and over: each pass is one epoch.
+
+    Each epoch has its own order and augmentation, drawn from ``seed`` and the epoch's number alone. ``epoch`` is the number
+    of the next pass: set it to go on where an interrupted run stopped. ``augment`` is None, ``"shift1"`` or ``"shift2"``
+    (up to 1 or 2 pixels each way, every image by its own amount) or ``"flip-crop"`` (mirrored half of the time, shifted by
+    up to 4 pixels).
+
+    Raises:
+        TautError: an empty split, a batch size below 1, or an unknown augmentation.
+
+    Example:
+        >>> batches = Batches(load("digits").train, 100, augment="shift1")
+        >>> len(batches), next(iter(batches))[0].shape
+        (11, torch.Size([100, 1, 8, 8]))
+    """
+
+    def __init__(self, split: Split, batch_size: int, shuffle: bool = True, seed: int = 0, augment: str | None = None) -> None:
+        if batch_size < 1 or not len(split):
+            raise TautError(f"batches of {batch_size} from {len(split)} examples: both must be at least 1")
+        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
+        self.augment = augmentation(augment)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass the one numbered ``epoch``: fine-tuning calls this, so that a resumed run sees the same batches."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # a prime keeps the epochs of neighbouring seeds apart
+        random = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        self.epoch += 1
+        order = torch.randperm(len(self.split), generator=random) if self.shuffle else torch.arange(len(self.split))
+        for at in order.split(self.batch_size):
+            x = self.split.x[at]
+            yield (self.augment(x, self.split.black, random) if self.augment else x), self.split.y[at]

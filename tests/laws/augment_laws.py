@@ -1,0 +1,47 @@
+"""What an augmentation may do: move each image (and mirror it, if it says so), and nothing else."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Move = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def slow_move(image: Tensor, down: int, right: int, fill: Tensor) -> Tensor:
+    """One image ``(channels, height, width)`` moved pixel by pixel."""
+    channels, height, width = image.shape
+    moved = fill.expand(channels, height, width).clone()
+    for row, column in itertools.product(range(height), range(width)):
+        if 0 <= row - down < height and 0 <= column - right < width:
+            moved[:, row, column] = image[:, row - down, column - right]
+    return moved
+
+
+def check_move(move: Move, shape: tuple[int, int, int, int], by: int) -> None:
+    """``move`` equals the pixel-by-pixel loop for every image and leaves its input alone."""
+    random = torch.Generator().manual_seed(1)
+    x, fill = torch.randn(shape, generator=random), torch.randn(shape[1], 1, 1, generator=random)
+    down, right = torch.randint(-by, by + 1, (2, shape[0]), generator=random)
+    before = x.clone()
+    moved = move(x, down, right, fill)
+    assert torch.equal(x, before)
+    for i in range(shape[0]):
+        assert torch.equal(moved[i], slow_move(x[i], int(down[i]), int(right[i]), fill))
+
+
+def check_only_moves(augment: Callable, by: int, mirrors: bool) -> None:
+    """Each image becomes a move of itself (or of its mirror) by up to ``by``, and every such move occurs."""
+    random = torch.Generator().manual_seed(2)
+    image, fill = torch.randn(2, 6, 5, generator=random), torch.tensor([-3.0, -4.0]).reshape(2, 1, 1)
+    sources = [image, image.flip(2)] if mirrors else [image]
+    steps = range(-by, by + 1)
+    allowed = torch.stack([slow_move(source, d, r, fill) for source, d, r in itertools.product(sources, steps, steps)])
+    count = 40 * len(allowed)
+    out = augment(image.expand(count, -1, -1, -1).contiguous(), fill, torch.Generator().manual_seed(3))
+    same = (out.flatten(1)[:, None] == allowed.flatten(1)[None]).all(2)
+    assert same.any(1).all(), "an image that is no move of its source"
+    distinct = torch.unique(allowed.flatten(1), dim=0)
+    seen = torch.unique(out.flatten(1), dim=0)
+    assert len(seen) == len(distinct), "some moves never happen"

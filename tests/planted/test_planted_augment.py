@@ -1,0 +1,40 @@
+from functools import partial
+
+import pytest
+import torch
+from laws.augment_laws import check_move, check_only_moves
+
+from taut.bench.augment import flip_crop, move, shift
+
+
+def wraps_around(x, down, right, fill):
+    return torch.stack([x[i].roll((int(down[i]), int(right[i])), (1, 2)) for i in range(len(x))])
+
+
+def swaps_axes(x, down, right, fill):
+    return move(x, right, down, fill)
+
+
+def one_move_for_all(x, down, right, fill):
+    return move(x, down[:1].expand_as(down), right[:1].expand_as(right), fill)
+
+
+@pytest.mark.parametrize("broken", [wraps_around, swaps_axes, one_move_for_all])
+def test_broken_moves_are_caught(broken):
+    with pytest.raises(AssertionError):
+        check_move(broken, (7, 1, 8, 8), 2)
+
+
+@pytest.mark.parametrize(
+    ("broken", "by", "mirrors"),
+    [
+        (partial(shift, by=2), 1, False),
+        (lambda x, fill, random: x, 1, False),
+        (lambda x, fill, random: shift(x, fill, random, 1) + 1e-3, 1, False),
+        (flip_crop, 4, False),
+    ],
+    ids=["too far", "never", "changes values", "mirrors unasked"],
+)
+def test_broken_augmentations_are_caught(broken, by, mirrors):
+    with pytest.raises(AssertionError):
+        check_only_moves(broken, by, mirrors)
