@@ -17,6 +17,7 @@ from taut.errors import LayerError, TautError
 RUNGS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 SAMPLE = 2**18  # elements on which steps are compared, over all rows
 LEAST, MOST = 256, 2**14  # and in each row
+AT_ONCE = 2**18  # elements of work at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +123,18 @@ def best_steps(rows: Tensor, limit: int) -> Tensor:
     unit = torch.where(peak > 0, peak, torch.ones_like(peak))
     sample, weight = _sample(rows)
     sample = sample / unit[:, None]
-    best, chosen = torch.full_like(unit, float("inf")), torch.ones_like(unit)
-    for divisor in _divisors(limit):
-        error = (sample * divisor).round_().clamp_(max=limit).div_(divisor).sub_(sample).square_().mul_(weight).sum(1)
-        # a coarser grid that fits as well to within rounding is kept
-        better = error < best - 1e-24 * rows.shape[1]
-        best, chosen = torch.where(better, error, best), torch.where(better, divisor, chosen)
-    return unit / chosen
+    divisors = torch.tensor(_divisors(limit), dtype=rows.dtype, device=rows.device)
+    at_once = max(1, AT_ONCE // sample.numel())
+    errors = torch.cat([_errors(sample, weight, some[:, None, None], limit) for some in divisors.split(at_once)])
+    # of the grids that fit equally well but for rounding, the coarsest
+    fits = errors <= errors.amin(0) + 1e-24 * rows.shape[1]
+    return unit / divisors[fits.int().argmax(0)]
+
+
+def _errors(sample: Tensor, weight: Tensor, divisors: Tensor, limit: int) -> Tensor:
+    """Squared errors ``(divisors, rows)`` of grids of step ``1 / divisor``."""
+    grid = (sample * divisors).round_().clamp_(max=limit).div_(divisors)
+    return grid.sub_(sample).square_().mul_(weight).sum(2)
 
 
 @cache
