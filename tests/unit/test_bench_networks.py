@@ -8,7 +8,7 @@ from taut.layers import find_layers
 # parameters, channels, size, layers with a weight that a method works on
 FACTS = {
     "digits-cnn": (75_114, 1, 8, 6),
-    "fashion-cnn": (449_002, 1, 28, 9),
+    "fashion-cnn": (375_018, 1, 28, 7),
     "lenet-300-100": (266_610, 1, 28, 3),
     "lenet-5-caffe": (431_080, 1, 28, 4),
     "resnet-20": (272_474, 3, 32, 22),

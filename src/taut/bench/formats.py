@@ -6,9 +6,9 @@ that names the file.
 
 import gzip
 import zlib
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            shape = _idx_shape(path, file.read(4), file)
+            shape = _idx_shape(path, file.read(4), file.read)
             data = file.read(prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise TautError(f"cannot read {path}: {error or type(error).__name__}; fetch the file again") from error
@@ -52,12 +52,12 @@ def _count(data: bytes, shape: tuple[int, ...]) -> str:
     return "more" if len(data) > prod(shape) else str(len(data))
 
 
-def _idx_shape(path: Path, magic: bytes, file: IO[bytes]) -> tuple[int, ...]:
+def _idx_shape(path: Path, magic: bytes, read: Callable[[int], bytes]) -> tuple[int, ...]:
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise TautError(f"{path} is no IDX file (it begins with {magic.hex() or 'nothing'}, not 0000); fetch the file again")
     if magic[2] != 8:
         raise TautError(f"{path} holds IDX type 0x{magic[2]:02x}; only unsigned bytes (0x08) are images or labels")
-    dims = file.read(4 * magic[3])
+    dims = read(4 * magic[3])
     if len(dims) < 4 * magic[3] or not magic[3]:
         raise TautError(f"{path} ends inside its header of {magic[3]} dimensions; fetch the file again")
     shape = tuple(int(size) for size in np.frombuffer(dims, ">u4"))

@@ -23,7 +23,7 @@ _COLOUR = {"batch_size": 128, "augment": "flip-crop", "optimizer": "sgd", "epoch
 # epochs are generous: a baseline is trained at least as long as a network and its fine-tuning after compression
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("digits-cnn", "digits"): {**_GREY, "epochs": 30, "batch_size": 64, "lr": 4e-3, "schedule": "onecycle"},
-    ("fashion-cnn", "fashion-mnist"): {**_GREY, "epochs": 10, "lr": 3e-3, "schedule": "onecycle"},
+    ("fashion-cnn", "fashion-mnist"): {**_GREY, "epochs": 8, "lr": 3e-3, "schedule": "onecycle"},
     ("lenet-300-100", "mnist"): {**_GREY, "epochs": 100},
     ("lenet-5-caffe", "mnist"): {**_GREY, "epochs": 30},
     ("resnet-20", "cifar-10"): {**_COLOUR, "lr": 0.1, "weight_decay": 1e-4},
