@@ -10,8 +10,9 @@ LEVELS = (
     ("taut.errors", "taut.views", "taut.cost", "taut.records", "taut.statistics", "taut.version", "taut.numeric*"),
     ("taut.*.base", "taut.compressors.coded"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
-    ("taut.layers", "taut.restore", "taut.resize", "taut.codec*"),
-    ("taut.train", "taut.apply", "taut.shrink*", "taut.measure", "taut.latency", "taut.objective", "taut.curve"),
+    ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
+    ("taut.train", "taut.apply", "taut.shrink*", "taut.curve")
+    + ("taut.measure", "taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
     ("taut.cli*", "taut.__main__"),
@@ -25,9 +26,9 @@ OWNERS = {
     "ray": ("taut.sweep*",),
     "plotly": ("taut.report*",),
     "matplotlib": ("taut.report*",),
-    "onnx": ("taut.export*",),
-    "onnxscript": ("taut.export*",),
-    "onnxruntime": ("taut.export*", "taut.latency"),
+    "onnx": ("taut.export*", "taut.graph"),
+    "onnxscript": ("taut.export*", "taut.graph"),
+    "onnxruntime": ("taut.export*", "taut.runtime"),
     "lightning": ("taut.integrations.*",),
     "transformers": ("taut.integrations.*",),
     "sklearn": ("taut.bench*",),
@@ -93,7 +94,7 @@ def _targets(node: ast.AST, package: str, known: set[str]) -> list[str]:
         parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
         origin = ".".join([*parents, *([node.module] if node.module else [])])
         return [f"{origin}.{a.name}" if f"{origin}.{a.name}" in known else origin for a in node.names]
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")) and node.args:
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__", "extra")) and node.args:
         argument = node.args[0]
         return [argument.value] if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else []
     return []

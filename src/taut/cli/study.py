@@ -1,0 +1,42 @@
+"""``taut sweep`` and ``taut report``: many runs into a file of records, and records into a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taut.cli.inputs import user_module
+from taut.cli.screen import Json, bar, command, emit, narrated, resumable
+from taut.grid import Spec
+from taut.report import report as draw
+from taut.sweep import sweep as run
+
+
+@command
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="A TOML or JSON file with study, run, grid and fixed.")],
+    out: Annotated[Path, typer.Option(help="The file of records; points that are in it are not run again.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Run the points on a Ray cluster.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run every combination of a grid, once each."""
+    plan = Spec.read(spec)
+    user_module("run", plan.run.partition(":")[0])  # the present folder is looked in, as for the other commands
+    rest = f"what was measured is in {out}: the same command runs the rest"
+    with resumable(rest), bar(f"sweep {plan.study}") as step, narrated():
+        records = run(spec, out, workers=workers, ray=ray, progress=step)
+    emit({"study": plan.study, "out": out, "records": records}, as_json, f"{len(records)} records in {out}")
+
+
+@command
+def report(
+    records: Annotated[Path, typer.Argument(help="A file of records: curve.jsonl, a sweep, a study.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Draw records as one self-contained HTML page."""
+    draw(records, out)
+    emit({"records": records, "out": out, "bytes": out.stat().st_size}, as_json, f"{out}: {out.stat().st_size:,} bytes")
