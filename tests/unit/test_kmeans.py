@@ -93,6 +93,16 @@ def test_histogram_is_near_the_optimum(name, allowed, k, monkeypatch):
     assert optimum * (1 - 1e-9) <= histogram <= optimum * (1 + allowed)
 
 
+@pytest.mark.parametrize("keep_zero", [False, True])
+def test_very_many_centers_are_near_the_optimum(keep_zero, monkeypatch):
+    values = np.random.default_rng(3).normal(size=70_000)
+    monkeypatch.setattr(module, "MANY", 500)
+    centers, index = kmeans_1d(values, 1000, keep_zero=keep_zero)
+    assert centers.size <= 1000 and (0.0 in centers) >= keep_zero
+    monkeypatch.undo()
+    assert error(values, 1, centers, index) <= 1.1 * error(values, 1, *kmeans_1d(values, 1000, keep_zero=keep_zero))
+
+
 def test_histogram_with_weights_and_zero_is_near_the_optimum(monkeypatch):
     rng = np.random.default_rng(2)
     values = np.r_[np.zeros(3000), rng.normal(0.3, 1, 9000)]

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from taut.errors import TautError
 
 EXACT = 4096  # up to so many distinct values the answer is optimal; beyond, the search starts on a histogram
+MANY = 4096  # with more centers than this the table of cuts would be too large; quantiles start the search instead
 REFINEMENTS = 100  # steps of Lloyd's iteration on the exact values after a histogram; each costs k binary searches
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,8 @@ def kmeans_1d(
     Optimal for up to 4096 distinct values of positive weight. Beyond, the dynamic programme runs on 4096 to 16384 bins (finer
     where values are dense; outliers alone), and Lloyd's iteration on the exact values follows: the result is a local optimum,
     within 0.05 % of the optimal error on bell-shaped values (measured up to k = 256), within 0.5 % on Cauchy ones.
+    More than 4096 centers start from quantiles of the cube root of the density and are only a rough local optimum (measured:
+    6 % above the optimum with 70 values a center, 60 % with 5).
 
     Args:
         values: numbers of any shape, finite; taken as a flat sequence.
@@ -105,6 +108,8 @@ def _distinct(v: Floats, w: Floats | None) -> tuple[Floats, Floats]:
 def _centers(v: Floats, w: Floats, k: int, keep_zero: bool) -> Floats:
     if v.size <= k - (keep_zero and not (v == 0).any()):
         return np.union1d(v, [0.0]) if keep_zero else v
+    if v.size > EXACT and k > MANY:
+        return _refine(v, w, _means(v, w, [np.r_[0, _spread(v, _prefix(w), k - keep_zero), v.size]], keep_zero), keep_zero)
     edges = np.arange(v.size + 1) if v.size <= EXACT else _bins(v, w, k, keep_zero)
     mass = np.add.reduceat(w, edges[:-1])
     moment = np.add.reduceat(w * v, edges[:-1])
@@ -116,19 +121,26 @@ def _centers(v: Floats, w: Floats, k: int, keep_zero: bool) -> Floats:
 def _bins(v: Floats, w: Floats, k: int, keep_zero: bool) -> NDArray[np.int64]:
     """Edges of the histogram as positions among the sorted values; no bin is empty or straddles a kept zero.
 
-    The best density of centers goes as the cube root of the density of the values (Panter and Dite 1951): half of the bins
-    follow it, so that far outliers are alone, and half are equally full.
+    Half of the bins are spread like centers, so that far outliers are alone, and half are equally full.
     """
     half = int(np.clip(32 * k, 4096, 16384)) // 2
     total = _prefix(w)
-    # gaps between some of the sorted values are enough in the bulk; the tails are taken whole
-    bulk = np.linspace(0, v.size - 1, 16 * half).astype(np.int64)
-    at = np.unique(np.r_[0:half, bulk, v.size - half : v.size].clip(0, v.size - 1))
-    density = _prefix(np.cbrt(np.diff(v[at]) ** 2 * np.diff(total[at])))
-    spread = at[np.searchsorted(density, np.linspace(0, density[-1], half + 1)[1:-1])]
     full = np.searchsorted(total, np.linspace(0, total[-1], half + 1)[1:-1])
     zero = np.searchsorted(v, [0.0]) if keep_zero else np.empty(0, dtype=np.int64)
-    return np.unique(np.r_[0, spread, full, zero, v.size]).astype(np.int64)
+    return np.unique(np.r_[0, _spread(v, total, half), full, zero, v.size]).astype(np.int64)
+
+
+def _spread(v: Floats, total: Floats, pieces: int) -> NDArray[np.int64]:
+    """Inner edges of ``pieces`` intervals of about equal error, as positions among the sorted values.
+
+    The best density of centers goes as the cube root of the density of the values (Panter and Dite, Proc. IRE 39, 1951).
+    """
+    # gaps between some of the sorted values are enough in the bulk; the tails are taken whole
+    bulk = np.linspace(0, v.size - 1, 16 * pieces).astype(np.int64)
+    at = np.unique(np.r_[0:pieces, bulk, v.size - pieces : v.size].clip(0, v.size - 1))
+    density = _prefix(np.cbrt(np.diff(v[at]) ** 2 * np.diff(total[at])))
+    inner = np.searchsorted(density, np.linspace(0, density[-1], pieces + 1)[1:-1])
+    return np.unique(at[inner.clip(0, at.size - 1)])
 
 
 def _split(mass: Floats, moment: Floats, k: int) -> NDArray[np.int64]:
@@ -159,7 +171,7 @@ def _prefix(x: Floats) -> Floats:
     return np.r_[0.0, np.cumsum(x)]
 
 
-def _trace(cut: NDArray[np.int32], clusters: int, end: int) -> NDArray[np.int64]:
+def _trace(cut: NDArray[np.uint16], clusters: int, end: int) -> NDArray[np.int64]:
     edges = np.empty(clusters + 1, dtype=np.int64)
     edges[clusters] = end
     for j in range(clusters, 0, -1):
@@ -174,7 +186,7 @@ def _dynamic_programme(mass, moment, k, zero):  # noqa: ANN001, ANN202 - compile
     With ``zero``, values after the last interval fall to zero and gain nothing, so it may end anywhere.
     """
     n = mass.size - 1
-    cut = np.zeros((k + 1, n + 1), dtype=np.int32)
+    cut = np.zeros((k + 1, n + 1), dtype=np.uint16)  # n is at most EXACT or the largest histogram
     best = np.zeros(k + 1)
     end = np.zeros(k + 1, dtype=np.int64)
     old = np.full(n + 1, -np.inf)
