@@ -164,6 +164,7 @@ def check_gradients(method: Compressor, case: Case) -> None:
     free = [t.double().requires_grad_() for t in code.free()]
     along = torch.randn(case.shape, dtype=torch.float64)
     (code.with_free(free).decompress() * along).sum().backward()
+    assert all(t.grad is not None for t in free)
     steps = [torch.randn_like(t) for t in free]
     predicted = sum(float((t.grad * s).sum()) for t, s in zip(free, steps, strict=True))
     near = [
@@ -196,6 +197,7 @@ def check_layer(method: Compressor, make: Callable[[], nn.Module], x: Tensor) ->
     reference = copy.deepcopy(model)
     find_layers(reference)["0"].weight.data.copy_(code.decompress())
     put(model, layer, code)
+    assert model(x).shape == reference(x).shape
     assert torch.allclose(model(x), reference(x), rtol=1e-9, atol=1e-9)
     with torch.no_grad():
         assert torch.allclose(model(x), reference(x), rtol=1e-9, atol=1e-9)

@@ -88,9 +88,9 @@ METHODS: list[Compressor] = [
 SHAPES = [(7,), (1,), (10, 6), (6, 33), (1, 9), (9, 1), (5, 4, 3), (8, 3, 3, 5), (4, 3, 2, 3, 2)]
 HALF = (torch.float16, torch.bfloat16)
 CASES = [
-    *(Case(shape, dtype) for shape in SHAPES for dtype in (torch.float32, torch.float64)),
-    *(Case((10, 6), dtype) for dtype in HALF),
-    *(Case((8, 3, 3, 5), dtype, "heavy") for dtype in HALF),
+    *(Case(shape) for shape in SHAPES),
+    *(Case((10, 6), dtype) for dtype in (torch.float64, *HALF)),
+    *(Case((8, 3, 3, 5), dtype, "heavy") for dtype in (torch.float64, *HALF)),
     *(Case((12, 9), torch.float32, values) for values in ("heavy", "sparse", "ties", "zero", "equal")),
     *(Case((12, 9), torch.float32, "normal", scale) for scale in (1e-30, 1e30)),
 ]
@@ -215,11 +215,12 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_layer_computes_the_dense_product(method, name):
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_the_layer_computes_the_dense_product(name):
     make, shape = LAYERS[name]
-    law.check_layer(method, make, torch.randint(0, 20, (3, 5)) if shape is None else torch.randn(shape))
+    for method in METHODS:
+        law.check_layer(method, make, torch.randint(0, 20, (3, 5)) if shape is None else torch.randn(shape))
 
 
 def test_the_layer_law_sees_layers_become_two():
