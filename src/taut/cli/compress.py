@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -89,7 +90,7 @@ def _budget(max_drop: float | None, max_loss_increase: float | None) -> Budget:
 
 
 def _methods(texts: list[str] | None) -> list[Any] | None:
-    known = {**Compressor.registry, "Shrink": Shrink}
+    known = ChainMap({"Shrink": Shrink}, Compressor.registry)  # not a copy: the user's module registers its methods
     return [method(text, known, "--method") for text in texts] if texts else None
 
 

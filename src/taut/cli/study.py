@@ -11,7 +11,10 @@ from taut.cli.inputs import user_module
 from taut.cli.screen import Json, bar, command, emit, narrated, resumable
 from taut.grid import Spec
 from taut.report import report as draw
+from taut.report import static_plot
 from taut.sweep import sweep as run
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @command
@@ -33,10 +36,17 @@ def sweep(
 
 @command
 def report(
-    records: Annotated[Path, typer.Argument(help="A file of records: curve.jsonl, a sweep, a study.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    records: Annotated[list[Path], typer.Argument(help="Files of records: curve.jsonl, a sweep, a study.")],
+    out: Annotated[Path, typer.Option(help="The page (.html), or a picture (.png, .svg, .pdf).")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Its title.")] = None,
+    cost: Annotated[str, typer.Option(help="A picture's x axis: bytes, params, macs or latency_ms.")] = "bytes",
+    score: Annotated[str, typer.Option(help="A picture's y axis: metric_val, loss_val or metric_test.")] = "metric_val",
     as_json: Json = False,
 ) -> None:
-    """Draw records as one self-contained HTML page."""
-    draw(records, out)
-    emit({"records": records, "out": out, "bytes": out.stat().st_size}, as_json, f"{out}: {out.stat().st_size:,} bytes")
+    """Draw records as one self-contained HTML page, or as a picture."""
+    if out.suffix.lower() in PICTURES:
+        static_plot(records, out, x=cost, y=score, title=title)
+    else:
+        draw(records, out, title)
+    size = out.stat().st_size
+    emit({"records": records, "out": out, "bytes": size}, as_json, f"{out}: {size:,} bytes")
