@@ -1,0 +1,183 @@
+"""How long a network takes: candidates timed in turn, in one run, with the spread.
+
+Two runs of one program differ by more than two networks often do (clock, caches, neighbours), so what is compared is timed
+``A B B A A B …`` in a single run, and the medians come with their quartiles.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import nn
+
+from taut.errors import TautError
+from taut.flat import flatten, rebuild, with_batch
+from taut.graph import to_graph
+from taut.layers import call, evaluating
+from taut.runtime import feed, processor, session
+
+LIMIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The time of one call on a batch: the median, the quartiles ``low`` and ``high``, in milliseconds, over ``runs`` timings."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    batch: int = 1
+    threads: int = 1
+    device: str = "cpu"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a record."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How to time. ``repeats``: timings of each candidate; ``warmup``: calls before the first; ``min_seconds``: one timing takes
+    at least this long (a short call is repeated within it); ``limit``: stop after so many seconds, with at least five timings.
+    """
+
+    repeats: int = 25
+    warmup: int = 3
+    min_seconds: float = 2e-3
+    limit: float = LIMIT_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.repeats < 2 or self.warmup < 0 or self.min_seconds <= 0 or self.limit <= 0:
+            raise TautError(f"{self}: give at least 2 repeats, and positive times")
+
+
+def time_in_turn(runners: Mapping[str, Callable[[], object]], timing: Timing | None = None, *, batch: int = 1, threads: int = 1,
+                 device: str | None = None) -> dict[str, Latency]:  # fmt: skip
+    """Time every runner, all in turn; ``batch``, ``threads`` and ``device`` only label the result.
+
+    Every round times each candidate once, and every other round goes backwards, so that a drift of the machine's speed hits
+    all alike. Garbage collection waits meanwhile.
+
+    Example:
+        >>> table = time_in_turn({"short": lambda: sum(range(1000)), "long": lambda: sum(range(10000))}, Timing(repeats=5))
+        >>> table["short"].median_ms < table["long"].median_ms
+        True
+    """
+    timing = timing or Timing()
+    if not runners:
+        raise TautError("nothing to time; give at least one candidate")
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        loops = {name: _loops(run, timing) for name, run in runners.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in runners}
+        stop = time.perf_counter() + timing.limit
+        for turn in range(timing.repeats):
+            if turn >= 5 and time.perf_counter() > stop:
+                break
+            for name in list(runners) if turn % 2 == 0 else reversed(list(runners)):
+                seconds[name].append(_seconds(runners[name], loops[name]) / loops[name])
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: _summary(times, batch, threads, device or processor()) for name, times in seconds.items()}
+
+
+def _loops(run: Callable[[], object], timing: Timing) -> int:
+    """How many calls make one timing long enough for the clock."""
+    for _ in range(timing.warmup):
+        run()
+    loops = 1
+    while (taken := _seconds(run, loops)) < timing.min_seconds:
+        loops = max(loops + 1, min(10 * loops, int(1.2 * loops * timing.min_seconds / max(taken, 1e-9))))
+    return loops
+
+
+def _seconds(run: Callable[[], object], loops: int) -> float:
+    start = time.perf_counter()
+    for _ in range(loops):
+        run()
+    return time.perf_counter() - start
+
+
+def _summary(times: list[float], batch: int, threads: int, device: str) -> Latency:
+    low, _, high = quantiles(times, n=4, method="inclusive")
+    return Latency(1e3 * median(times), 1e3 * low, 1e3 * high, len(times), batch, threads, device)
+
+
+def ratio(latencies: Mapping[str, Latency], a: str, b: str) -> float:
+    """How many times slower ``a`` is than ``b``, by their medians: ``ratio(t, "original", "compressed")`` is the speed-up.
+
+    Example:
+        >>> ratio({"a": Latency(3.0, 2.9, 3.1, 9), "b": Latency(1.5, 1.4, 1.6, 9)}, "a", "b")
+        2.0
+    """
+    for name in (a, b):
+        if name not in latencies:
+            raise TautError(f"{name!r} was not timed; there are: {', '.join(latencies)}")
+    return latencies[a].median_ms / latencies[b].median_ms
+
+
+def time_onnx(paths: Mapping[str, str | Path], example_input: Any, *, batch: int = 1, threads: int = 1,
+              timing: Timing | None = None) -> dict[str, Latency]:  # fmt: skip
+    """Time ONNX files in turn through ONNX Runtime, on the example input repeated to ``batch`` rows."""
+    sized = with_batch(example_input, batch)
+    runners = {}
+    for name, path in paths.items():
+        running = session(path, threads)
+        runners[name] = partial(running.run, None, feed(running, sized))
+    return time_in_turn(runners, timing, batch=batch, threads=threads)
+
+
+def time_models_onnx(models: Mapping[str, nn.Module], example_input: Any, *, batch: int = 1, threads: int = 1,
+                     timing: Timing | None = None) -> dict[str, Latency]:  # fmt: skip
+    """Time models in turn as ONNX graphs, through files that are thrown away.
+
+    The graphs are traced, which takes a tenth of a second where an export takes seconds, and not checked: this is for comparing
+    candidates. What ships goes through ``export_onnx``.
+    """
+    with tempfile.TemporaryDirectory(prefix="taut-") as folder:
+        paths = {}
+        for number, (name, model) in enumerate(models.items()):
+            paths[name] = Path(folder, f"{number}.onnx")
+            paths[name].write_bytes(to_graph(model, example_input, ways=("trace", "export")).proto.SerializeToString())
+        return time_onnx(paths, example_input, batch=batch, threads=threads, timing=timing)
+
+
+def time_torch(models: Mapping[str, nn.Module], example_input: Any, *, batch: int = 1, threads: int = 1,
+               timing: Timing | None = None) -> dict[str, Latency]:  # fmt: skip
+    """Time models in turn in torch itself, in evaluation mode, each on the device its weights are on."""
+    sized = with_batch(example_input, batch)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    modes = ExitStack()
+    try:
+        runners, devices = {}, set()
+        for name, model in models.items():
+            modes.enter_context(evaluating(model))
+            device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+            moved = rebuild(sized, iter([t.to(device) for _, t in flatten(sized)]))
+            runners[name] = partial(_forward, model, moved, device)
+            devices.add(processor() if device.type == "cpu" else torch.cuda.get_device_name(device))
+        return time_in_turn(runners, timing, batch=batch, threads=threads, device=", ".join(sorted(devices)))
+    finally:
+        modes.close()
+        torch.set_num_threads(before)
+
+
+def _forward(model: nn.Module, batch: Any, device: torch.device) -> None:
+    with torch.no_grad():
+        call(model, batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
