@@ -62,7 +62,7 @@ class Chain(Compressor):
                 changes[name] = self._parts(part, known.get(name))
             else:
                 changes[name] = self.second.compress(part, known.get(name)) if part.numel() else part
-        return dataclasses.replace(code, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(code, **changes)
 
     def ladder(self, shape: Sequence[int]) -> list[Compressor]:
         """The first method's ladder, each rung followed by the second method as it is."""
