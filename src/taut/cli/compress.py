@@ -43,7 +43,7 @@ def compress(
     out: Annotated[Path, typer.Option(help="The folder for the results; with --max-error, the file to write.")],
     weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, a torch state dict, or .taut.")] = None,
     model: Annotated[str | None, typer.Option(help="package.module:build, or a network of the benchmarks by name.")] = None,
-    data: Annotated[str | None, typer.Option(help="package.module:data giving (train, val[, test]), or a data set by name.")] = None,
+    data: Annotated[str | None, typer.Option(help="package.module:data giving (train, val[, test]), or a set's name.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="The folder of a data set given by name.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="What the metric may lose, in percentage points (default 0).")] = None,
     max_loss_increase: Annotated[float | None, typer.Option(help="What the validation loss may gain, absolute.")] = None,

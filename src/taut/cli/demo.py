@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from taut.bench.demo import run
 from taut.cli.screen import Json, command
 
 
@@ -20,4 +19,6 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train, compress and ship a network on real data, in about a minute."""
+    from taut.bench.demo import run
+
     run(out, data=data, data_dir=data_dir, seed=seed)
