@@ -1,7 +1,8 @@
 """How long a network takes: candidates timed in turn, in one run, with the spread.
 
 Two runs of one program differ by more than two networks often do (clock, caches, neighbours), so what is compared is timed
-``A B B A A B …`` in a single run, and the medians come with their quartiles.
+``A B B A A B …`` in a single run, and the medians come with their quartiles. A timing in which the system gave the processor to
+another program (wall time well above the thread's own processor time) is repeated: it says nothing about the network.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ from taut.layers import call, evaluating
 from taut.runtime import feed, processor, session
 
 LIMIT_SECONDS = 30.0
+ENOUGH = 5  # timings that make a median
+DISTURBED = 1.1  # wall time over processor time
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one call on a batch: the median, the quartiles ``low`` and ``high``, in milliseconds, over ``runs`` timings."""
+    """The time of one call on a batch: the median, the quartiles ``low`` and ``high``, in milliseconds, over ``runs`` timings.
+
+    ``disturbed``: how many more were left out because another program had the processor.
+    """
 
     median_ms: float
     low_ms: float
@@ -40,6 +46,7 @@ class Latency:
     batch: int = 1
     threads: int = 1
     device: str = "cpu"
+    disturbed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a record."""
@@ -48,13 +55,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class Timing:
-    """How to time. ``repeats``: timings of each candidate; ``warmup``: calls before the first; ``min_seconds``: one timing takes
-    at least this long (a short call is repeated within it); ``limit``: stop after so many seconds, with at least five timings.
+    """How to time. ``repeats``: undisturbed timings of each candidate, in at most three times as many rounds; ``warmup``: calls
+    before the first; ``min_seconds``: one timing takes at least this long (a short call is repeated within it); ``limit``: stop
+    after so many seconds, with at least five timings.
     """
 
     repeats: int = 25
     warmup: int = 3
-    min_seconds: float = 2e-3
+    min_seconds: float = 1e-3
     limit: float = LIMIT_SECONDS
 
     def __post_init__(self) -> None:
@@ -81,17 +89,21 @@ def time_in_turn(runners: Mapping[str, Callable[[], object]], timing: Timing | N
     gc.disable()
     try:
         loops = {name: _loops(run, timing) for name, run in runners.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in runners}
+        clean: dict[str, list[float]] = {name: [] for name in runners}
+        rough: dict[str, list[float]] = {name: [] for name in runners}
         stop = time.perf_counter() + timing.limit
-        for turn in range(timing.repeats):
-            if turn >= 5 and time.perf_counter() > stop:
-                break
+        for turn in range(3 * timing.repeats):
             for name in list(runners) if turn % 2 == 0 else reversed(list(runners)):
-                seconds[name].append(_seconds(runners[name], loops[name]) / loops[name])
+                wall, own = _seconds(runners[name], loops[name])
+                (rough if wall > DISTURBED * own else clean)[name].append(wall / loops[name])
+            few, many = min(map(len, clean.values())), turn + 1
+            if few >= timing.repeats or (many >= ENOUGH and time.perf_counter() > stop):
+                break
     finally:
         if collecting:
             gc.enable()
-    return {name: _summary(times, batch, threads, device or processor()) for name, times in seconds.items()}
+    label = (batch, threads, device or processor())
+    return {name: _summary(clean[name], rough[name], label) for name in runners}
 
 
 def _loops(run: Callable[[], object], timing: Timing) -> int:
@@ -99,21 +111,25 @@ def _loops(run: Callable[[], object], timing: Timing) -> int:
     for _ in range(timing.warmup):
         run()
     loops = 1
-    while (taken := _seconds(run, loops)) < timing.min_seconds:
+    while (taken := _seconds(run, loops)[0]) < timing.min_seconds:
         loops = max(loops + 1, min(10 * loops, int(1.2 * loops * timing.min_seconds / max(taken, 1e-9))))
     return loops
 
 
-def _seconds(run: Callable[[], object], loops: int) -> float:
-    start = time.perf_counter()
+def _seconds(run: Callable[[], object], loops: int) -> tuple[float, float]:
+    """Wall time, and the processor time that this thread had of it."""
+    own, start = time.thread_time(), time.perf_counter()
     for _ in range(loops):
         run()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.thread_time() - own
 
 
-def _summary(times: list[float], batch: int, threads: int, device: str) -> Latency:
+def _summary(clean: list[float], rough: list[float], label: tuple[int, int, str]) -> Latency:
+    """Of the undisturbed timings; where those are too few (long calls on a busy machine), of the fastest quarter of all."""
+    everything = sorted(clean + rough)
+    times = clean if len(clean) >= ENOUGH else everything[: max(ENOUGH, len(everything) // 4)]
     low, _, high = quantiles(times, n=4, method="inclusive")
-    return Latency(1e3 * median(times), 1e3 * low, 1e3 * high, len(times), batch, threads, device)
+    return Latency(1e3 * median(times), 1e3 * low, 1e3 * high, len(times), *label, len(everything) - len(times))
 
 
 def ratio(latencies: Mapping[str, Latency], a: str, b: str) -> float:

@@ -5,9 +5,9 @@ import gc
 import pytest
 import torch
 from laws.export_laws import case
+from laws.latency_laws import Clock, check_drift_hits_all_alike, check_undisturbed, disturbed
 from torch import nn
 
-from taut import latency
 from taut.errors import TautError
 from taut.export.onnx import export_onnx
 from taut.latency import Latency, Timing, ratio, time_in_turn, time_models_onnx, time_onnx, time_torch
@@ -16,31 +16,9 @@ from taut.runtime import feed, session
 FAST = Timing(repeats=6, warmup=1, min_seconds=2e-4)
 
 
-class Clock:
-    """A clock that moves only when a runner works."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.calls = []
-
-    def perf_counter(self):
-        return self.now
-
-    def runner(self, name, seconds):
-        times = iter(seconds) if isinstance(seconds, list) else None
-
-        def run():
-            self.calls.append(name)
-            self.now += next(times) if times else seconds
-
-        return run
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(latency.time, "perf_counter", clock.perf_counter)
-    return clock
+    return Clock().replace_time(monkeypatch)
 
 
 def test_candidates_are_timed_in_turn_and_the_order_flips(clock):
@@ -62,16 +40,18 @@ def test_a_short_call_is_repeated_until_the_clock_can_tell(clock, seconds):
     assert clock.now >= 3 * 2e-3
 
 
+def test_timings_that_another_program_interrupted_are_repeated(clock):
+    check_undisturbed(time_in_turn, clock)
+
+
+def test_where_all_are_interrupted_the_fastest_quarter_counts(clock):
+    found = time_in_turn({"a": disturbed(clock, 0.01, 1)}, Timing(repeats=8, warmup=0))["a"]
+    assert (found.runs, found.disturbed) == (6, 18)
+    assert found.median_ms == pytest.approx(510)
+
+
 def test_a_slow_drift_hits_all_alike(clock):
-    def drifting(factor):
-        def run():
-            clock.now += factor * (1 + clock.now)
-
-        return run
-
-    # the machine slows down all the while: the same work still comes out the same
-    table = time_in_turn({"a": drifting(1e-3), "b": drifting(1e-3)}, Timing(repeats=40, warmup=0, min_seconds=1e-3))
-    assert ratio(table, "a", "b") == pytest.approx(1, abs=0.01)
+    check_drift_hits_all_alike(time_in_turn, clock)
 
 
 def test_the_limit_stops_after_five_timings(clock):
@@ -116,7 +96,7 @@ def test_files_are_timed_at_the_batch_asked_for(tmp_path):
         export_onnx(model, path, example, way="trace")
     table = time_onnx(paths, example, batch=16, timing=FAST)
     assert ratio(table, "wide", "narrow") > 1.5
-    assert {(t.batch, t.threads, t.runs) for t in table.values()} == {(16, 1, 6)}
+    assert {(t.batch, t.threads) for t in table.values()} == {(16, 1)}
     assert all(t.device and t.as_dict()["median_ms"] > 0 for t in table.values())
 
 
