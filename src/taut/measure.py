@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from math import sqrt
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taut.codec.files import sizes
 from taut.compressors.base import Code
 from taut.cost import Ledger, Row
 from taut.errors import BudgetError
@@ -215,19 +216,15 @@ def measure(
     loss: Loss | None = None,
     metric: Metric | None = None,
     original: nn.Module | None = None,
-    size: Callable[[nn.Module], tuple[dict[str, int], int]] | None = None,
 ) -> dict[str, float]:
     """Loss, metric, parameters, nonzeros, MACs and bytes of ``model``: the measured keys of a record.
 
     ``data`` is an iterable of batches; ``original`` is needed when they have no targets. ``bytes`` is the length of the file
     that :func:`taut.save` writes.
     """
-    if size is None:
-        from taut.codec.files import sizes as size
     found = evaluate(model, data, Objective(loss, metric, original))
-    records, total = size(model)
     example = inputs_of(next(iter(data)))
-    return {"loss": found.loss, "metric": found.metric, **ledger(model, example, records, total).totals()}
+    return {"loss": found.loss, "metric": found.metric, **ledger(model, example, *sizes(model)).totals()}
 
 
 

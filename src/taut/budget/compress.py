@@ -43,7 +43,7 @@ def default_methods(minimize: str) -> list[Method]:
     then low rank with its factors on a fine grid, in both matricisations.
     """
     if minimize == "bytes":
-        return [Chain(Prune(by="fisher"), Codebook(k=k)) for k in (8, 16, 32)]
+        return [Chain(Prune(by="fisher"), Codebook(k=k, keep_zero=False)) for k in (8, 16, 32)]
     return [Shrink(), *(Chain(LowRank(scheme=scheme), Quantize(bits=8)) for scheme in (1, 2))]
 
 

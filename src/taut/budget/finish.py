@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from taut.compressors.coded import Coded, attach, free_parameters
 from taut.compressors.quantize import Quantize
-from taut.layers import find_layers, keep_fresh
+from taut.layers import find_layers
 from taut.measure import BATCH_NORMS
 
 
@@ -32,7 +32,9 @@ def canonical_batchnorm(model: nn.Module) -> None:
         for norm in model.modules():
             if not isinstance(norm, BATCH_NORMS) or norm.weight is None or norm.running_mean is None or norm.running_var is None:
                 continue
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            # a channel that never varies only passes its bias on; its scale would outgrow every grid
+            alive = norm.running_var > 1e-12
+            scale = torch.where(alive, norm.weight / torch.sqrt(norm.running_var + norm.eps), 0.0)
             norm.bias.copy_(norm.bias - scale * norm.running_mean)
             norm.weight.copy_(scale)
             norm.running_mean.zero_()
@@ -51,13 +53,22 @@ def shorten_vectors(model: nn.Module, bits: int) -> None:
             if isinstance(module, parametrize.ParametrizationList) or parameter.numel() < 8:
                 _round_half(parameter)
             else:
-                attach(module, name, Quantize(bits=bits).compress(parameter.detach()))
-                keep_fresh(module)
+                _shorten(module, name, bits)
     for module in list(model.modules()):
         for name in getattr(module, "parametrizations", {}):
             if isinstance(module.parametrizations[name][0], Coded):
                 for free in free_parameters(module, name):
                     _round_half(free)
+
+
+def _shorten(module: nn.Module, name: str, bits: int) -> None:
+    """Put a vector on a grid, unless outliers make the grid too coarse for its typical value: then half precision."""
+    vector = getattr(module, name).detach()
+    code = Quantize(bits=bits).compress(vector)
+    if float((code.decompress() - vector).abs().max()) <= 0.04 * float(vector.abs().median()):
+        attach(module, name, code)
+    else:
+        _round_half(getattr(module, name))
 
 
 def _round_half(tensor: Tensor) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
-from taut.codec import size
-from taut.codec.files import file_size, record_sizes
+from taut.codec.files import file_size, sizes
 from taut.compressors.base import Code
 from taut.cost import Ledger
 from taut.errors import TautError
@@ -44,14 +44,45 @@ class Meter:
         return times["candidate"].median_ms / times["original"].median_ms
 
     def price(self, code: Code, layer: Layer) -> float:
-        """The cost of one code: its record in the file, its parameters, or its arithmetic (which stands in for latency)."""
+        """The cost of one code: its estimated bytes, its parameters, or its arithmetic (which stands in for latency)."""
         if self.unit == "bytes":
-            return float(size(code))
+            return estimated_bytes(code)
         cost = code.cost()
         return float(cost.parameters if self.unit == "params" else cost.macs * (layer.uses or 1))
 
     def ledger(self, model: nn.Module) -> Ledger:
         """The measured cost of a network, per tensor."""
-        return ledger(model, self.example, record_sizes(model), file_size(model))
+        return ledger(model, self.example, *sizes(model))
 
 
+
+
+def estimated_bytes(code: Code) -> float:
+    """About how long a code's record will be: the empirical entropy of its structure, and two bytes a free value.
+
+    Orders the moves only, hundreds of times faster than coding; what is kept is decided by the file's real length.
+
+    Example:
+        >>> import torch
+        >>> from taut.compressors import Prune
+        >>> estimated_bytes(Prune(density=0.5).compress(torch.randn(1000)))
+        1125.0
+    """
+    total = 0.0
+    for value in code.fields().values():
+        if isinstance(value, Code):
+            total += estimated_bytes(value)
+        elif isinstance(value, Tensor):
+            # a tensor left dense keeps all its bits
+            free = 4 if type(code).__name__ == "DenseCode" else 2
+            total += free * value.numel() if value.is_floating_point() else _entropy(value) / 8
+    return total
+
+
+def _entropy(symbols: Tensor) -> float:
+    """Bits of a tensor of integers or booleans under its own frequencies, with a byte for each symbol's frequency."""
+    flat = symbols.reshape(-1).cpu().numpy()
+    counts = np.bincount(flat.astype(np.int64) - int(flat.min(initial=0)))
+    counts = counts[counts > 0]
+    table = 8.0 * len(counts) if len(counts) > 2 else 0.0
+    return float(-(counts * np.log2(counts / counts.sum())).sum()) + table
