@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from taut.compressors.base import Code, Compressor, Stats, check_weight
+from taut.compressors.base import Code, Compressor, Stats, check_weight, dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +28,13 @@ class PowersOfTwoCode(Code):
     ``unit ()``: the largest power of two.
     """
 
-    unit: Tensor
+    unit: Tensor | Code
     levels: Tensor
 
     def decompress(self) -> Tensor:
-        exponents = 1 - self.levels.abs().to(self.unit.dtype)
-        return self.unit * self.levels.sign().to(self.unit.dtype) * torch.exp2(exponents)
+        unit = dense(self.unit)
+        exponents = 1 - self.levels.abs().to(unit.dtype)
+        return unit * self.levels.sign().to(unit.dtype) * torch.exp2(exponents)
 
 
 @dataclass(frozen=True)
