@@ -90,7 +90,7 @@ def _budget(max_drop: float | None, max_loss_increase: float | None) -> Budget:
 
 
 def _methods(texts: list[str] | None) -> list[Any] | None:
-    known: ChainMap[str, type] = ChainMap({"Shrink": Shrink}, Compressor.registry)  # not a copy: the user's module registers its methods
+    known: ChainMap[str, type] = ChainMap({"Shrink": Shrink}, Compressor.registry)  # the user's module will add to it
     return [method(text, known, "--method") for text in texts] if texts else None
 
 
