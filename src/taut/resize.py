@@ -150,12 +150,8 @@ def _agree(path: str, held: Mapping[str, Shape], **expected: Shape) -> None:
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
     path, _, key = name.rpartition(".")
-    module: nn.Module | None = model
-    for part in path.split(".") if path else ():
-        module = module._modules.get(part)
-        if module is None:
-            raise LayerError(f"{name}: the model has no tensor of this name; is it of the class that was saved?")
-    tensor = module._parameters.get(key, module._buffers.get(key))
+    module = dict(model.named_modules(remove_duplicate=False)).get(path)
+    tensor = None if module is None else module._parameters.get(key, module._buffers.get(key))
     if tensor is None:
         raise LayerError(f"{name}: the model has no tensor of this name; is it of the class that was saved?")
     return tensor

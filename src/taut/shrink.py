@@ -18,9 +18,10 @@ from torch.nn.utils import parametrize
 from taut.compressors.coded import Factored
 from taut.errors import LayerError, TautError
 from taut.layers import find_layers, select
-from taut.shrink_groups import Group, find_groups, workpiece
+from taut.shrink_graph import find_groups
+from taut.shrink_groups import Group, workpiece
 from taut.shrink_importance import Importance, Loss, choose, scores
-from taut.shrink_narrow import STOPS, fault, narrow, randomized, sound
+from taut.shrink_narrow import STOPS, check_runs, fault, narrow, randomized, sound
 from taut.shrink_zeros import idle_units, settle
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def shrink(
         Linear(in_features=4, out_features=4, bias=True)
     """
     _check_settings(keep, scope, round_to)
-    work, groups, reasons = _analyse(model, example_input, seed)
+    trial, groups, reasons = _analyse(model, example_input, seed)
     groups, fractions = _wanted(model, groups, reasons, keep, tuple(protect))
     values = scores(model, groups, importance, seed, data, loss) if groups else []
     kept = choose(groups, values, fractions, "layer" if isinstance(keep, Mapping) else scope, round_to)
@@ -80,7 +81,7 @@ def shrink(
         if min(keep.values() if isinstance(keep, Mapping) else [keep]) < 1:
             raise TautError(_nothing(keep, round_to, groups, reasons))
         return small
-    _prove(work, example_input, groups, kept, seed)
+    _prove(trial, groups, kept)
     narrow(small, groups, kept)
     _report(groups, kept, reasons)
     return small
@@ -103,7 +104,7 @@ def remove_zeros(model: nn.Module, example_input: Any) -> nn.Module:
         >>> remove_zeros(model, torch.zeros(1, 4))[0]
         Linear(in_features=4, out_features=3, bias=True)
     """
-    work, groups, reasons = _analyse(model, example_input, seed=0)
+    _, groups, reasons = _analyse(model, example_input, seed=0)
     idle = idle_units(model, example_input, groups)
     small = copy.deepcopy(model)
     settle(small, example_input, groups, idle)
@@ -129,19 +130,21 @@ def shrinkable(model: nn.Module, example_input: Any) -> dict[str, str | int]:
     return free
 
 
-def _analyse(model: nn.Module, example_input: Any, seed: int) -> tuple[nn.Module, list[Group], dict[str, str]]:
-    """The workpiece, the groups proved removable, and why the other layers stay."""
+def _analyse(model: nn.Module, example_input: Any, seed: int) -> tuple[tuple[nn.Module, Any], list[Group], dict[str, str]]:
+    """A randomized network with its input to try on, the groups proved removable, and why the other layers stay."""
     _check_plain(model)
     work = workpiece(model)
+    check_runs(work, example_input)
     groups, reasons = find_groups(work, example_input)
-    good, failed = sound(work, example_input, groups, seed)
+    trial = randomized(work, example_input, seed)
+    good, failed = sound(*trial, groups, seed)
     for group in groups:
         why = failed.get(group.layers[0])
         if why is not None and why.startswith(STOPS) and group.flattened:
             names = " and ".join(repr(n) for n in group.layers)
             fix = f"in forward, write x.flatten(1) in place of x.view or x.reshape with a fixed size, or protect {names}"
             failed.update(dict.fromkeys(group.layers, f"{why}; {fix}"))
-    return work, good, {**reasons, **failed}
+    return trial, good, {**reasons, **failed}
 
 
 def _check_plain(model: nn.Module) -> None:
@@ -195,8 +198,8 @@ def _check_fixed_sizes(reasons: dict[str, str], held: set[str], names: list[str]
             raise TautError(f"{name}: {why} (protect=({name!r},))")
 
 
-def _prove(work: nn.Module, example_input: Any, groups: list[Group], kept: list[Tensor], seed: int) -> None:
-    why = fault(*randomized(work, example_input, seed), groups, kept)
+def _prove(trial: tuple[nn.Module, Any], groups: list[Group], kept: list[Tensor]) -> None:
+    why = fault(*trial, groups, kept)
     if why is not None:
         layers = ", ".join(n for g, units in zip(groups, kept, strict=True) if len(units) < g.units for n in g.layers)
         raise TautError(f"removing channels of {layers} together does more than mask them: {why}; protect some of them")
@@ -206,7 +209,7 @@ def _nothing(keep: Keep, round_to: int, groups: list[Group], reasons: dict[str, 
     if groups:
         widths = ", ".join(f"{g.layers[0]}: {g.units * g.width}" for g in groups)
         return f"keep={keep} with round_to={round_to} removes nothing from widths {widths}; lower keep or round_to"
-    stays = "; ".join(f"{name}: {why}" for name, why in reasons.items()) or "all layers are protected"
+    stays = "; ".join(f"{name or 'the layer'}: {why}" for name, why in reasons.items()) or "all layers are protected"
     return f"keep={keep} removes nothing, because no layer can be narrowed: {stays}"
 
 

@@ -28,7 +28,7 @@ def slices(model: nn.Module, group: Group, values: dict[str, Tensor] | None = No
     for cut in group.cuts(model):
         if cut.tensor in tensors:
             rows = tensors[cut.tensor].detach().movedim(cut.dim, 0)[cut.index.to(tensors[cut.tensor].device)]
-            held[cut.tensor, cut.dim] = rows.flatten(1).double().cpu()
+            held[cut.tensor, cut.dim] = rows.flatten(1).to(torch.promote_types(rows.dtype, torch.float32)).cpu()
     return held
 
 
@@ -40,7 +40,7 @@ def magnitude(_layers: tuple[str, ...], held: Slices) -> Tensor:
     which are no weights, count only where there is nothing else.
     """
     matrices = [m for (name, _), m in held.items() if not name.endswith("bias") and m.shape[1] > 1] or list(held.values())
-    votes = [m.square().sum(1) for m in matrices]
+    votes = [m.square().sum(1, dtype=torch.float64) for m in matrices]
     return torch.stack([v / v.mean().clamp_min(1e-300) for v in votes]).sum(0).sqrt()
 
 
@@ -59,7 +59,7 @@ def scores(
         return _batch_norm(model, groups)
     if importance == "fisher":
         values = fisher_values(model, data, loss)
-        return [torch.stack([m.sum(1) for m in slices(model, g, values).values()]).sum(0) for g in groups]
+        return [torch.stack([m.sum(1, dtype=torch.float64) for m in slices(model, g, values).values()]).sum(0) for g in groups]
     raise TautError(f"unknown importance {importance!r}; choose one of {', '.join(KINDS)}, or give a function")
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from taut.errors import TautError
 from taut.layers import call
 from taut.resize import CHANNEL_NORMS, assign, shapes_of
-from taut.shrink_groups import Group, Slot, _module, tensors_of
+from taut.shrink_groups import Group, Slot, module_of, tensors_of
 
 STOPS = "the network does not run with fewer channels there"
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -56,32 +56,34 @@ def _bare_norms(model: nn.Module, groups: list[Group], kept: list[Tensor]) -> No
     """Norms without any tensor (instance norm, by default) carry their width in an attribute only."""
     for group, units in zip(groups, kept, strict=True):
         for slot in group.slots:
-            module = _module(model, slot)
+            module = module_of(model, slot)
             if isinstance(module, CHANNEL_NORMS) and not (module.affine or module.track_running_stats):
                 module.num_features -= len(removed(group, units)) * slot.channels.shape[1]
 
 
 def mask(model: nn.Module, groups: list[Group], kept: list[Tensor]) -> None:
-    """Make every layer that reads removed units read zeros instead, in place: the full-size twin of :func:`narrow`.
+    """Make every layer that reads removed units read zeros instead: the full-size twin of :func:`narrow`. Tensors are replaced.
 
     Its weights for those inputs become zero; layer and group norms take their statistics over the kept channels only.
     """
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+    zeroed: dict[str, Tensor] = {}
     alive: dict[str, Tensor] = {}
     for group, units in zip(groups, kept, strict=True):
         out = removed(group, units)
         for cut in group.cuts(model):
             if cut.side == "in" and len(out):
-                with torch.no_grad():
-                    tensors[cut.tensor].index_fill_(cut.dim, cut.index[out].flatten().to(tensors[cut.tensor].device), 0.0)
+                weight = zeroed.setdefault(cut.tensor, tensors[cut.tensor].clone())
+                weight.index_fill_(cut.dim, cut.index[out].flatten().to(weight.device), 0.0)
         for slot in group.mixing(model):
             _silence(model, slot, out, alive)
+    assign(model, zeroed)
     for name, channels in alive.items():
         _narrow_statistics(model.get_submodule(name), channels.nonzero().flatten())
 
 
 def _silence(model: nn.Module, slot: Slot, out: Tensor, alive: dict[str, Tensor]) -> None:
-    width = _module(model, slot).weight.shape[0]
+    width = model.get_submodule(slot.name).weight.shape[0]
     alive.setdefault(slot.name, torch.ones(width, dtype=torch.bool))[slot.channels[out].flatten()] = False
 
 
@@ -110,20 +112,21 @@ def run(model: nn.Module, example_input: Any) -> list[Tensor]:
 def differs(a: list[Tensor], b: list[Tensor], tolerance: float | None = None) -> str | None:
     """How two lists of outputs differ, in words; ``None`` if they agree."""
     if [t.shape for t in a] != [t.shape for t in b]:
-        return f"its outputs have shapes {[tuple(t.shape) for t in b]}, before {[tuple(t.shape) for t in a]}"
+        return f"the outputs have shapes {[tuple(t.shape) for t in b]}, before {[tuple(t.shape) for t in a]}"
     for x, y in zip(a, b, strict=True):
         bound = tolerance or TOLERANCE.get(x.dtype, 1e-3)
         x, y = x.double(), y.double()
         gap = float((x - y).abs().nan_to_num(0.0, 0.0, 0.0).amax()) if x.numel() else 0.0
         scale = float(x.abs().nan_to_num(0.0, 0.0, 0.0).amax()) if x.numel() else 0.0
         if not torch.equal(x.isfinite(), y.isfinite()) or gap > bound * scale:
-            return f"its outputs move by {gap:.3g} of {scale:.3g} more than removing its channels explains"
+            return f"the outputs are off by {gap:.3g}, where the largest is {scale:.3g}"
     return None
 
 
 def fault(work: nn.Module, example_input: Any, groups: list[Group], kept: list[Tensor]) -> str | None:
     """Why narrowing a workpiece like this is not the same as masking it; ``None`` when it is."""
-    whole, small = copy.deepcopy(work), copy.deepcopy(work)
+    tensors = {id(t): t for t in (*work.parameters(), *work.buffers())}
+    whole, small = (copy.deepcopy(work, dict(tensors)) for _ in range(2))  # new modules around the same tensors
     mask(whole, groups, kept)
     expected = run(whole, example_input)
     try:
@@ -132,7 +135,8 @@ def fault(work: nn.Module, example_input: Any, groups: list[Group], kept: list[T
     except Exception as error:  # whatever the model's own forward raises is the reason the group stays
         line = str(error).strip().splitlines()
         return f"{STOPS} ({line[0] if line else type(error).__name__})"
-    return differs(expected, got)
+    why = differs(expected, got)
+    return why and f"its channels reach the outputs on a way that cannot be followed ({why})"
 
 
 def randomized(work: nn.Module, example_input: Any, seed: int = 0) -> tuple[nn.Module, Any]:
@@ -183,9 +187,7 @@ def shaken(batch: Any, seed: int = 0) -> Any:
 
 
 def sound(work: nn.Module, example_input: Any, groups: list[Group], seed: int = 0) -> tuple[list[Group], dict[str, str]]:
-    """The groups whose removal is proved to be equal to masking, and ``{layer: reason}`` for the others."""
-    work, example_input = randomized(work, example_input, seed)
-    _check_runs(work, example_input)
+    """The groups whose removal from a randomized network is proved to be masking, and ``{layer: reason}`` for the others."""
     trials = [_trial(groups, seed, share) for share in (0.0, 0.5)]
     if not any(fault(work, example_input, groups, kept) for kept in trials):
         return groups, {}
@@ -193,13 +195,12 @@ def sound(work: nn.Module, example_input: Any, groups: list[Group], seed: int = 
     reasons: dict[str, str] = {}
     for g, group in enumerate(groups):
         chosen = [*good, g]
-        why = None
-        for kept in trials:
-            why = why or fault(work, example_input, [groups[i] for i in chosen], [kept[i] for i in chosen])
+        tried = (fault(work, example_input, [groups[i] for i in chosen], [kept[i] for i in chosen]) for kept in trials)
+        why = next((w for w in tried if w), None)
         if why is None:
             good = chosen
-        for name in group.layers if why else ():
-            reasons[name] = why
+        else:
+            reasons.update(dict.fromkeys(group.layers, why))
     return [groups[g] for g in good], reasons
 
 
@@ -213,7 +214,8 @@ def _trial(groups: list[Group], seed: int, share: float) -> list[Tensor]:
     return kept
 
 
-def _check_runs(work: nn.Module, example_input: Any) -> None:
+def check_runs(work: nn.Module, example_input: Any) -> None:
+    """Raise unless the model runs on the example input, and gives the same outputs twice."""
     try:
         first, second = run(work, example_input), run(work, example_input)
     except Exception as error:

@@ -28,15 +28,16 @@ class Idle:
 def idle_units(model: nn.Module, example_input: Any, groups: list[Group]) -> Idle:
     """The units of each group whose removal leaves the outputs as they are; one unit always stays."""
     seen = _readings(model, example_input, {s.name for g in groups for s in g.slots if s.side == "in"})
-    kept, folds = [], defaultdict(lambda: 0.0)
+    kept: list[Tensor] = []
+    folds: dict[str, Tensor] = {}
     for group in groups:
         keep = torch.ones(group.units, dtype=torch.bool)
         if not group.mixing(model):  # a norm over channels would see fewer of them
             keep, constants = _group(model, group, seen)
             for name, shift in constants.items():
-                folds[name] = folds[name] + shift
+                folds[name] = folds[name] + shift if name in folds else shift
         kept.append(keep.nonzero().flatten())
-    return Idle(kept, dict(folds))
+    return Idle(kept, folds)
 
 
 def _group(model: nn.Module, group: Group, seen: dict[str, list[Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,19 +48,20 @@ def _group(model: nn.Module, group: Group, seen: dict[str, list[Tensor]]) -> tup
     made = {f"{s.name}.weight".lstrip(".") for s in group.slots if s.side == "out"}
     unmade = _all_zero([m for key, m in held.items() if key not in read and key[0] in made], group.units)
     readers = [s for s in group.slots if s.side == "in"]
-    sent = {slot: _constants(model.get_submodule(slot.name), slot, seen.get(slot.name, [])) for slot in readers}
+    modules = [model.get_submodule(slot.name) for slot in readers]
+    sent = [_constants(module, slot, seen.get(slot.name, [])) for module, slot in zip(modules, readers, strict=True)]
     gone = unread.clone()
     folded = torch.zeros_like(gone)
     for u in unmade.logical_and(~unread).nonzero().flatten().tolist():
-        values = [value[u] for value in sent.values() if value is not None]
-        if len(values) == len(readers):
-            silent = all(bool((v == 0).all()) for v in values)
-            gone[u] = silent or all(_foldable(model.get_submodule(s.name), v) for s, v in zip(readers, values, strict=True))
-            folded[u] = gone[u] and not silent
+        values = [value[u] for value in sent]
+        silent = all(bool((v == 0).all()) for v in values)
+        gone[u] = silent or all(_foldable(module, v) for module, v in zip(modules, values, strict=True))
+        folded[u] = gone[u] and not silent
     if bool(gone.all()):
         gone[0] = folded[0] = False
-    shifts = {s.name: _shift(model.get_submodule(s.name), s, v, folded) for s, v in sent.items() if bool(folded.any())}
-    return ~gone, shifts
+    if not bool(folded.any()):
+        return ~gone, {}
+    return ~gone, {s.name: _shift(m, s, v, folded) for m, s, v in zip(modules, readers, sent, strict=True)}
 
 
 def _all_zero(matrices: list[Tensor], units: int) -> Tensor:
@@ -84,13 +86,13 @@ def _channel_dim(module: nn.Module) -> int:
     return -1 - (len(module.kernel_size) if isinstance(module, CONVOLUTIONS) else 0)
 
 
-def _constants(module: nn.Module, slot: Slot, inputs: list[Tensor]) -> list[Tensor | None] | None:
-    """The values each unit sends to one reader: ``(places,)`` if it is the same for all inputs and positions, else ``None``.
+def _constants(module: nn.Module, slot: Slot, inputs: list[Tensor]) -> list[Tensor]:
+    """The values each unit sends to one reader: ``(places,)``, NaN unless they are the same for all inputs and positions.
 
     Without weights of its own a unit sends the same for every input; what may still differ is the position (padding).
     """
     if not inputs:
-        return None
+        return [torch.full((1,), torch.nan)] * len(slot.channels)
     flat = torch.cat([x.movedim(_channel_dim(module), 0).flatten(1) for x in inputs], 1)
     result = []
     for places in slot.channels:
