@@ -109,16 +109,18 @@ def run(model: nn.Module, example_input: Any) -> list[Tensor]:
         return [t for t in tensors_of(call(model, example_input)) if t.is_floating_point()]
 
 
-def differs(a: list[Tensor], b: list[Tensor], tolerance: float | None = None) -> str | None:
-    """How two lists of outputs differ, in words; ``None`` if they agree."""
+def differs(a: list[Tensor], b: list[Tensor], part: float = 1.0) -> str | None:
+    """How two lists of outputs differ, in words; ``None`` if they agree within ``part`` of the tolerance."""
     if [t.shape for t in a] != [t.shape for t in b]:
         return f"the outputs have shapes {[tuple(t.shape) for t in b]}, before {[tuple(t.shape) for t in a]}"
     for x, y in zip(a, b, strict=True):
-        bound = tolerance or TOLERANCE.get(x.dtype, 1e-3)
+        bound = TOLERANCE.get(x.dtype, 1e-3)
+        if x.is_cuda:  # convolutions round to ten bits there (TF32)
+            bound = max(bound, 1e-2)
         x, y = x.double(), y.double()
         gap = float((x - y).abs().nan_to_num(0.0, 0.0, 0.0).amax()) if x.numel() else 0.0
         scale = float(x.abs().nan_to_num(0.0, 0.0, 0.0).amax()) if x.numel() else 0.0
-        if not torch.equal(x.isfinite(), y.isfinite()) or gap > bound * scale:
+        if not torch.equal(x.isfinite(), y.isfinite()) or gap > part * bound * scale:
             return f"the outputs are off by {gap:.3g}, where the largest is {scale:.3g}"
     return None
 
