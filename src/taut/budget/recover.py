@@ -22,10 +22,16 @@ class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
 
 @dataclass(frozen=True)
 class Recovery:
-    """How recovery trains. ``epochs`` a round; half the loss is distillation at ``temperature`` (Hinton et al. 2015)."""
+    """How recovery trains.
 
-    epochs: int = 2
+    ``epochs``: of a round, with the learning rate ``lr`` falling to zero; a quarter of them, at a steady rate, after each small
+    move on the way there. The share ``distill`` of the loss is the distance to the original's outputs at ``temperature``
+    (Hinton et al. 2015); gradients are clipped to the norm ``clip``.
+    """
+
+    epochs: int = 8
     lr: float = 1e-3
+    steady: bool = False
     temperature: float = 2.0
     distill: float = 0.5
     clip: float = 5.0
@@ -34,7 +40,7 @@ class Recovery:
 def recover(
     model: nn.Module, teacher: nn.Module, train: Iterable, objective: Objective, how: Recovery, *, seed: int, deadline: float
 ) -> None:
-    """Train the free parameters of ``model`` for one round with Adam: warm-up, then cosine to zero.
+    """Train the free parameters of ``model`` for one round with Adam: warm-up, then cosine to zero (or steady).
 
     ``train`` is gone through ``how.epochs`` times. Deterministic for a given ``seed``: loaders that shuffle with torch's
     generator are seeded with it, those that count epochs are told through ``set_epoch``. Raises :class:`OutOfTime` at the
@@ -56,7 +62,7 @@ def recover(
                 raise OutOfTime
             done = (epoch + min(1.0, i / length)) / how.epochs
             for group in optimizer.param_groups:
-                group["lr"] = how.lr * _shape(done)
+                group["lr"] = how.lr * (1.0 if how.steady else _shape(done))
             _step(model, teacher, batch, objective, how, optimizer, parameters)
     model.eval()
 
@@ -88,8 +94,8 @@ def _step(
 
 
 def _distance(logits: Tensor, teacher: nn.Module, batch: Any, temperature: float) -> Tensor:
-    with torch.no_grad():
+    with torch.inference_mode():
         wanted = logits_of(call_batch(teacher, batch))
     student = (logits / temperature).reshape(-1, logits.shape[-1]).log_softmax(-1)
     target = (wanted / temperature).reshape(-1, wanted.shape[-1]).log_softmax(-1)
-    return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
+    return temperature**2 * functional.kl_div(student, target.clone(), reduction="batchmean", log_target=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
 
 from taut.budget.loss_model import LossModel
 from taut.budget.options import Option, Price, Site, allocate, evaluate_option, options
 from taut.budget.recover import OutOfTime
-from taut.budget.trial import Plan, Setup, Trial, run_trial
+from taut.budget.trial import Plan, Setup, Trial, round_seed, run_trial, walk
 from taut.budget.trust_region import TrustRegion
 from taut.compressors.base import Compressor, DenseCode
 from taut.layers import find_layers
@@ -20,7 +24,10 @@ log = logging.getLogger(__name__)
 FIRST_FLOOR = 0.1
 """The first step may go down to this fraction of the dense cost: putting weights on a codebook is nearly free."""
 STEP_FLOOR = 0.6
-"""A later step, to this fraction of the present cost: gradual steps recover better than one long one (Zhu & Gupta 2017)."""
+"""A later step, to this fraction of the present cost."""
+STRIDE = 0.8
+"""With recovery a step is taken in moves of this fraction, with training between them: weights that go little by little are
+replaced by others, those that go at once are not (Zhu & Gupta 2017)."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,18 @@ class Progress:
 
 
 Observer = Callable[[Step, Progress], None]
-Fit = Callable[[Trial], LossModel]
+Fit = Callable[[nn.Module], LossModel]
+Fronts = dict[str, list[Option]]
 
 
 class Search:
     """Moves the layers of a network down their ladders while the measured loss stays in the budget."""
 
-    def __init__(self, setup: Setup, methods: Sequence[Compressor], price: Price, fit: Fit, observe: Observer) -> None:
-        self.setup, self.methods, self.price, self.fit, self.observe = setup, methods, price, fit, observe
-        self._fronts: tuple[int, dict[str, list[Option]], LossModel] | None = None
+    def __init__(
+        self, setup: Setup, methods: Sequence[Compressor], price: Price, fit: Fit, observe: Observer, example: Any = None
+    ) -> None:
+        self.setup, self.methods, self.price, self.fit, self.observe, self.example = setup, methods, price, fit, observe, example
+        self._kept: tuple[Trial, Fronts, LossModel] | None = None
 
     def run(self, progress: Progress) -> Progress:
         """Go on until a measured probe of every layer's next move has failed, or the time is up."""
@@ -68,7 +78,9 @@ class Search:
         return progress
 
     def _advance(self, progress: Progress) -> None:
-        fronts, model = self._survey(progress.kept)
+        if self._kept is None or self._kept[0] is not progress.kept:
+            self._kept = (progress.kept, *self._survey(progress.kept.dense, progress.kept.plan))
+        _, fronts, model = self._kept
         total = sum(front[0].cost for front in fronts.values())
         floor = (STEP_FLOOR if progress.kept.plan else FIRST_FLOOR) * total
         if progress.region is None:
@@ -80,7 +92,7 @@ class Search:
             return
         self._try(progress, fronts, model, moves)
 
-    def _next_moves(self, progress: Progress, fronts: dict[str, list[Option]], floor: float) -> dict[str, Option]:
+    def _next_moves(self, progress: Progress, fronts: Fronts, floor: float) -> dict[str, Option]:
         """The allocation within the radius, or, once that is known to fail, the next single move not yet measured."""
         assert progress.region is not None
         region = progress.region
@@ -96,13 +108,12 @@ class Search:
         fresh = [probe for probe in probes if _key(probe) not in progress.rejected]
         return min(fresh, key=lambda probe: _exchange(fronts, probe), default={})
 
-    def _try(self, progress: Progress, fronts: dict[str, list[Option]], model: LossModel, moves: dict[str, Option]) -> None:
+    def _try(self, progress: Progress, fronts: Fronts, model: LossModel, moves: dict[str, Option]) -> None:
         assert progress.region is not None
         kept, setup, region = progress.kept, self.setup, progress.region
-        plan = {**kept.plan, **{name: option.method for name, option in moves.items() if option.method is not None}}
-        predicted = _predicted(fronts, moves)
         progress.step += 1
-        trial = run_trial(setup, kept.dense, plan, model, progress.step)
+        dense, plan, model, predicted = self._descend(kept, fronts, model, moves, progress.step)
+        trial = run_trial(setup, dense, plan, model, progress.step)
         measured, error = trial.evaluation.loss - kept.evaluation.loss, trial.evaluation.paired_error(kept.evaluation)
         good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < setup.margin * kept.cost
         progress.region = region.updated(predicted=predicted, measured=measured, error=error, kept=good)
@@ -112,27 +123,46 @@ class Search:
             progress.rejected.add(_key(moves))
         self.observe(Step(progress.step, trial, predicted, measured, error, region.radius, good), progress)
 
-    def _survey(self, kept: Trial) -> tuple[dict[str, list[Option]], LossModel]:
-        """Every layer's front at the kept point; made once for each."""
-        if self._fronts is None or self._fronts[0] != id(kept):
-            model = self.fit(kept)
-            fronts = {}
-            for name, layer in find_layers(kept.dense).items():
-                weight = layer.weight.detach()
-                dense = Option(None, self.price(DenseCode(weight), layer), 0.0)
-                site = Site(layer, weight, dense)
-                if name in kept.plan:
-                    site = Site(layer, weight, evaluate_option(site, kept.plan[name], model, self.price))
-                fronts[name] = options(site, self.methods, model, self.price)
-            self._fronts = (id(kept), fronts, model)
-        return self._fronts[1], self._fronts[2]
+    def _descend(
+        self, kept: Trial, fronts: Fronts, model: LossModel, moves: dict[str, Option], step: int
+    ) -> tuple[nn.Module, Plan, LossModel, float]:
+        """The weights, the plan and the predicted change of a step; with recovery, approached in small trained moves."""
+        dense, plan, predicted = kept.dense, kept.plan, 0.0
+        total = sum(front[0].cost for front in fronts.values())
+        target = total - sum(fronts[name][0].cost - option.cost for name, option in moves.items())
+        count = 1 if self.setup.recovery is None else math.ceil(math.log(target / total) / math.log(STRIDE))
+        if len(moves) > 1:
+            for i in range(1, count):
+                part = allocate(fronts, math.inf, floor=total * (target / total) ** (i / count))
+                predicted += _predicted(fronts, part)
+                plan = _merged(plan, part)
+                dense = walk(self.setup, dense, plan, model, round_seed(self.setup, step, 10 + i))
+                fronts, model = self._survey(dense, plan)
+                moves = allocate(fronts, math.inf, floor=target)
+        return dense, _merged(plan, moves), model, predicted + _predicted(fronts, moves)
+
+    def _survey(self, dense: nn.Module, plan: Plan) -> tuple[Fronts, LossModel]:
+        """Every layer's front at a point of the search, and the loss model there."""
+        model = self.fit(dense)
+        fronts = {}
+        for name, layer in find_layers(dense, self.example).items():
+            weight = layer.weight.detach()
+            site = Site(layer, weight, Option(None, self.price(DenseCode(weight), layer), 0.0))
+            if name in plan:
+                site = Site(layer, weight, evaluate_option(site, plan[name], model, self.price))
+            fronts[name] = options(site, self.methods, model, self.price)
+        return fronts, model
 
 
-def _predicted(fronts: dict[str, list[Option]], moves: dict[str, Option]) -> float:
+def _merged(plan: Plan, moves: dict[str, Option]) -> dict[str, Compressor]:
+    return {**plan, **{name: option.method for name, option in moves.items() if option.method is not None}}
+
+
+def _predicted(fronts: Fronts, moves: dict[str, Option]) -> float:
     return sum(option.predicted - fronts[name][0].predicted for name, option in moves.items())
 
 
-def _exchange(fronts: dict[str, list[Option]], moves: dict[str, Option]) -> float:
+def _exchange(fronts: Fronts, moves: dict[str, Option]) -> float:
     saved = sum(fronts[name][0].cost - option.cost for name, option in moves.items())
     return _predicted(fronts, moves) / saved
 

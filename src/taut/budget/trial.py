@@ -67,13 +67,17 @@ def put_all(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
     return new
 
 
+def round_seed(setup: Setup, step: int, part: int) -> int:
+    """The seed of one round of training: no two rounds of a search share one."""
+    return 100_000 * setup.seed + 100 * step + part
+
+
 def run_trial(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel | None, step: int) -> Trial:
     """Put the plan on ``dense``, recover, finish, and measure; a second round of recovery if the first is out of budget."""
-    relaxed_plan = {name: r for name, method in plan.items() if (r := method.relaxed()) is not None}
-    relaxed = put_all(dense, relaxed_plan, model)
+    relaxed = _relax(dense, plan, model)
     rounds = 1 if setup.recovery is None else 2
     for attempt in range(rounds):
-        seed = setup.seed + 2 * step + attempt + 1
+        seed = round_seed(setup, step, attempt)
         trained = copy.deepcopy(relaxed)
         if setup.recovery is not None:
             _recover(setup, trained, setup.recovery, seed)
@@ -86,12 +90,24 @@ def run_trial(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel | Non
     return trial
 
 
+def walk(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel, seed: int) -> nn.Module:
+    """A small move on the way to a candidate: the plan's relaxed sets, a little training at a steady rate, no measurement."""
+    assert setup.recovery is not None
+    relaxed = _relax(dense, plan, model)
+    _recover(setup, relaxed, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 4), steady=True), seed)
+    return densify(relaxed, dense)
+
+
+def _relax(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
+    return put_all(dense, {name: r for name, method in plan.items() if (r := method.relaxed()) is not None}, model)
+
+
 def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None, seed: int) -> nn.Module:
     """The coded network: every weight in its set, its free values trained a little, batch norms and vectors finished."""
     shipped = put_all(present, plan, model)
     tightened = any(method.relaxed() != method for method in plan.values())
     if setup.recovery is not None and tightened:
-        _recover(setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 2), lr=setup.recovery.lr / 3), seed)
+        _recover(setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 3), lr=setup.recovery.lr / 3), seed)
     if setup.train is not None:
         reestimate_batchnorm(shipped, setup.train)
     finish(shipped)
