@@ -102,6 +102,11 @@ def test_every_command_is_there_documented_and_has_json():
         assert all(getattr(parameter, "help", None) for parameter in command.params), name
 
 
+def test_demo_of_an_unknown_set():
+    assert "digits, fashion-mnist" in fail(1, "demo", "--data", "no-such-set", "--out", "unmade")
+    assert not Path("unmade").exists()
+
+
 def test_version_and_no_arguments():
     assert succeed("--version").stdout.strip().count(".") == 2
     assert run().exit_code in (0, 2)

@@ -5,25 +5,20 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from taut.budget import Budget, Result, Shrink
 from taut.budget import compress as search
 from taut.cli.inputs import build_model, load_weights, method, seconds, user_data, user_function
-from taut.cli.screen import Json, bar, command, emit, errors, narrated, resumable, size
-from taut.cli.tables import before_after, layers, verdict
+from taut.cli.screen import Json, bar, command, emit, resumable, size
+from taut.cli.search import show, watched
 from taut.codec.stream import compress_file
 from taut.compressors import Compressor
-from taut.curve import Point
 from taut.deliver import deliver
 
 HELD = Path("search")
@@ -68,19 +63,19 @@ def compress(
     if weights is not None:
         load_weights(network, weights)
     fresh = build_model(model)
-    with resumable(f"the search is kept in {out / HELD}: the same command goes on from there"), _watched() as tell:
+    with resumable(f"the search is kept in {out / HELD}: the same command goes on from there"), watched() as watch:
         result = search(
             network, parts["train"], parts["val"], _budget(max_drop, max_loss_increase), minimize.value,
             loss=user_function("--loss", loss) if loss else None, metric=user_function("--metric", metric) if metric else None,
             methods=_methods(methods), recover=recover, seed=seed, time_limit=seconds(time_limit), workdir=out / HELD,
-            progress=tell, labels={"network": model, "dataset": data},
+            progress=watch.point, labels={"network": model, "dataset": data},
         )  # fmt: skip
         done = deliver(
             result, out, fresh, parts["val"], test=parts["test"], command=shlex.join(["taut", *sys.argv[1:]]),
             labels={"network": model, "dataset": data}, batch=batch,
         )  # fmt: skip
     _finish(result, out)
-    emit(done.summary, as_json, before_after(done.summary), layers(result.ledger.rows), verdict(done.summary), _left(result, out))
+    show(result, done, as_json)
 
 
 def _budget(max_drop: float | None, max_loss_increase: float | None) -> Budget:
@@ -98,31 +93,6 @@ def _finish(result: Result, out: Path) -> None:
     """What a finished search needed to go on is not needed any more; an unfinished one goes on when the command is repeated."""
     if result.complete:
         shutil.rmtree(out / HELD, ignore_errors=True)
-
-
-def _left(result: Result, out: Path) -> str:
-    names = "model.taut, model.onnx, curve.jsonl, report.html, summary.json"
-    unfinished = "" if result.complete else "\nthe time was up before the search ended; the same command goes on from here"
-    return f"in {out}: {names}{unfinished}"
-
-
-@contextmanager
-def _watched() -> Iterator[Callable[[Point], None]]:
-    """Progress of a search on stderr: a line for every measured point."""
-    start = time.monotonic()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors(), transient=True) as progress, narrated(progress.console):
-        task = progress.add_task("measuring the network as it is", total=None)
-
-        def tell(point: Point) -> None:
-            mark = "[green]kept[/]" if point.kept else "[dim]not kept[/]"
-            progress.console.print(
-                f"{time.monotonic() - start:6.1f} s  step {point.step}: {mark}, metric {point.metric:.4f}, "
-                f"loss {point.loss:.4f}, file {size(point.bytes)}"
-            )
-            progress.update(task, description=f"step {point.step + 1}")
-
-        yield tell
 
 
 def _weights_only(weights: Path | None, out: Path, max_error: float, others: dict[str, Any], as_json: bool) -> None:

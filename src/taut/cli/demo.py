@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from taut.bench.demo import run
 from taut.cli.screen import Json, command
+from taut.cli.search import show, watched
 
 
 @command
@@ -19,6 +23,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train, compress and ship a network on real data, in about a minute."""
-    from taut.bench.demo import run
-
-    run(out, data=data, data_dir=data_dir, seed=seed)
+    told = shlex.join(["taut", *sys.argv[1:]])
+    with watched() as watch:
+        done = run(out, data, data_dir, seed, command=told, training=watch.epoch, searching=watch.point)
+    show(done.result, done.delivery, as_json)
