@@ -2,15 +2,15 @@
 
 Every model is a list of integer frequencies, each at least 1. They are handed to constriction as whole numbers that sum to its
 own free weight, so its fixed-point model is exactly ours: decoding depends on integer arithmetic alone (a test decodes the same
-bytes with a 20-line decoder in plain Python). ANS is a stack, so an :class:`Encoder` collects its steps and pushes them last first.
+bytes with a 20-line decoder in plain Python). ANS is a stack: an :class:`Encoder` collects its steps and pushes them last first.
 
-The words are little-endian; the zero bytes at the end of the last word are dropped, so a stream ends within one byte of its
-information content.
+The words are little-endian; the zero bytes at the end of the last word are dropped. A stream is at most four bytes longer than
+its information content: the symbol that is pushed first takes a whole slot of 24 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import constriction
 import numpy as np
@@ -32,7 +32,7 @@ def normalise(weights: np.ndarray) -> np.ndarray:
 
     Example:
         >>> normalise(np.array([3, 0, 1]))
-        array([12582910,        1,  4194305])
+        array([12582911,        1,  4194304])
     """
     weights = weights.astype(np.int64)
     count, total = len(weights), int(weights.sum())
@@ -125,7 +125,7 @@ def _push_binary(coder, symbols: np.ndarray, ones: np.ndarray) -> None:  # noqa:
         coder.encode_reverse(symbols[part].astype(np.int32), _BINARY, _pairs(ones[part]))
 
 
-_PUSH = {"static": _push_static, "uniform": _push_uniform, "binary": _push_binary}
+_PUSH: dict[str, Callable[..., None]] = {"static": _push_static, "uniform": _push_uniform, "binary": _push_binary}
 
 
 class Decoder:
@@ -136,6 +136,7 @@ class Decoder:
         if raw.endswith(b"\0"):
             raise FormatError("the coded stream ends in a zero byte, which no writer leaves")
         words = np.frombuffer(raw + b"\0" * (-len(raw) % 4), dtype="<u4").astype(np.uint32)
+        self.length = 8 * len(raw)
         self._coder = _Ans(words) if len(words) else _Ans()
 
     @property

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from io import BytesIO
-from math import prod
-from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from taut.codec.bounded import Bounded, shape_of
+from taut.codec.bounded import Bounded
+from taut.codec.inspection import FileInfo, TensorInfo, chain_text, inspect
 from taut.codec.reader import TautFile
-from taut.codec.records import FREE_ELEMENTS, encode
+from taut.codec.records import encode
+from taut.codec.tree import FREE_ELEMENTS
 from taut.codec.writer import Writer, atomic
 from taut.compressors.base import Code
 from taut.errors import FormatError, TautError
@@ -32,7 +31,7 @@ def save(model: nn.Module | State, path: str | os.PathLike[str], meta: dict[str,
     The file is written beside the target and takes its place when it is complete: a full disk or Ctrl-C leaves the old file as
     it was. ``meta`` is a small dictionary of plain JSON.
 
-    Raises:
+    Errors:
         TautError: a tensor cannot be stored, ``meta`` is not JSON, or the disk refuses.
 
     Example:
@@ -83,6 +82,11 @@ def file_size(model: nn.Module | State, meta: dict[str, Any] | None = None) -> i
     return _write(BytesIO(), model, meta)
 
 
+def sizes(model: nn.Module | State) -> tuple[dict[str, int], int]:
+    """(:func:`record_sizes`, :func:`file_size`) at once."""
+    return record_sizes(model), file_size(model)
+
+
 def record_sizes(model: nn.Module | State) -> dict[str, int]:
     """The bytes of each tensor's record; 0 for one that is tied to another."""
     state, _ = state_of(model)
@@ -95,7 +99,7 @@ def load(path: str | os.PathLike[str], into: nn.Module) -> nn.Module:
     The outputs are those of the saved model, bit for bit, on the same machine, threads and memory format. What the file may
     expand to is bounded by the model's own size.
 
-    Raises:
+    Errors:
         FormatError: the file is cut, damaged, hostile or from a newer version.
         LayerError: the file belongs to another network.
     """
@@ -126,9 +130,9 @@ def _check_shapes(file: TautFile, into: nn.Module) -> None:
 def load_state_dict(path: str | os.PathLike[str], max_elements: int | None = None) -> dict[str, Tensor]:
     """All tensors of a file, dense: ``{name: tensor}``; tied ones are the same object.
 
-    ``max_elements`` bounds what the whole file may expand to (by default 2**24 elements and 1024 for every byte).
+    ``max_elements`` bounds what the whole file may expand to (by default 2**22 elements and 1024 for every byte).
 
-    Raises:
+    Errors:
         FormatError: the file is cut, damaged, hostile or from a newer version.
 
     Example:
@@ -139,17 +143,18 @@ def load_state_dict(path: str | os.PathLike[str], max_elements: int | None = Non
         {'w': tensor([1., 1.])}
     """
     with TautFile(path, max_elements) as file:
-        state, dense = file.state(), {}
+        state, dense, room = file.state(), {}, file.total_limit
         for name, value in state.items():
             if not isinstance(value, Alias):
-                dense[name] = file.densify(name, value)
+                dense[name] = file.densify(name, value, room)
+                room -= dense[name].numel()
     return {name: dense[value.of if isinstance(value, Alias) else name] for name, value in state.items()}
 
 
 def verify(path: str | os.PathLike[str]) -> None:
     """Check a file from end to end: checksums, structure, and that every tensor decodes.
 
-    Raises:
+    Errors:
         FormatError: with the file, the tensor and what is wrong.
     """
     with TautFile(path) as file:
@@ -159,106 +164,7 @@ def verify(path: str | os.PathLike[str]) -> None:
                 file.tensor(name)
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a file.
-
-    ``chain``: what it is stored as (``"Prune -> Codebook"``, ``"dense"``, ``"= other"`` if tied); ``bytes``: its record;
-    ``parts``: where they go, by field, with ``header`` for types and shapes; ``bits_per_weight``: of the dense tensor.
-    """
-
-    name: str
-    chain: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    parts: dict[str, int] = field(default_factory=dict)
-    alias: str | None = None
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.bytes / max(1, prod(self.shape))
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """What is in a file: ``bytes`` its length, ``overhead`` what is not records, ``tensors`` in the order of the file."""
-
-    path: str
-    bytes: int
-    overhead: int
-    weights_only: bool
-    meta: dict[str, Any]
-    dense_shapes: dict[str, tuple[int, ...]]
-    tensors: tuple[TensorInfo, ...]
-
-    @property
-    def ratio(self) -> float:
-        """Compression ratio: 4 · dense elements (of the original shapes; ties once) ÷ bytes of the file."""
-        shapes = [self.dense_shapes.get(t.name, t.shape) for t in self.tensors if t.alias is None]
-        return 4 * sum(prod(shape) for shape in shapes) / self.bytes
-
-
-def inspect(path: str | os.PathLike[str]) -> FileInfo:
-    """What a file holds and where its bytes go, tensor by tensor.
-
-    Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "m.taut")
-        >>> _ = save({"w": torch.ones(2, 3)}, path)
-        >>> info = inspect(path).tensors[0]
-        >>> info.chain, info.shape, info.bytes == sum(info.parts.values())
-        ('dense', (2, 3), True)
-    """
-    with TautFile(path) as file:
-        tensors = tuple(_inspect(file, name) for name in file.names())
-        overhead = file.length - sum(t.bytes for t in tensors)
-        return FileInfo(
-            str(Path(path)), file.length, overhead, file.index.weights_only, file.meta, file.dense_shapes, tensors
-        )
-
-
-def _inspect(file: TautFile, name: str) -> TensorInfo:
-    record, used = file.record(name), {}
-    value = file.materialise(name, record, used)
-    known = shape_of(record)
-    if known is None:
-        dense = file.densify(name, value)
-        known = tuple(dense.shape), dense.dtype
-    alias, total = file.alias(name), 0 if file.alias(name) else file.entry(name).length
-    chain = f"= {alias}" if alias else chain_text(value)
-    return TensorInfo(name, chain, known[0], str(known[1]).removeprefix("torch."), total, _whole(used, total), alias)
-
-
-def chain_text(value: Code | Tensor) -> str:
-    """The classes of a code from the outside in.
-
-    Example:
-        >>> chain_text(torch.ones(1))
-        'dense'
-    """
-    names: list[str] = []
-
-    def walk(part: Any) -> None:
-        if isinstance(part, Code):
-            name = type(part).__name__.removesuffix("Code")
-            if name not in ("Dense", "Transposed") and name not in names:
-                names.append(name)
-            for child in part.parts().values():
-                walk(child)
-
-    walk(value)
-    return " -> ".join(names) or "dense"
-
-
-def _whole(used: dict[str, float], total: int) -> dict[str, int]:
-    """Fractions of bytes rounded down to whole ones; what is left is the header."""
-    if not total:
-        return {}
-    parts = {name or "values": int(share) for name, share in used.items()}
-    return {**parts, "header": total - sum(parts.values())}
-
-
 __all__ = [
-    "FileInfo", "TensorInfo", "chain_text", "file_size", "inspect", "load", "load_state_dict", "record_sizes", "save", "verify",
+    "FileInfo", "TensorInfo", "chain_text", "file_size", "inspect", "load", "load_state_dict", "record_sizes", "save",
+    "sizes", "verify",
 ]

@@ -25,7 +25,7 @@ def plan_floats(bits: Bits, shape: tuple[int, ...] = (), single: bool = True) ->
     first = bits[0]
     if bool((bits == first).all()):
         return (bytes([CONSTANT]) + _raw(bits[:1]) if first else bytes([ALL_ZERO])), Encoder()
-    plans: list[Plan] = [(bytes([PLAIN]) + _raw(bits), Encoder())]
+    plans: list[Plan] = []
     if single and bits.dtype == np.uint32:
         plans += _shorter(bits)
     if len(bits) > 8:
@@ -34,7 +34,8 @@ def plan_floats(bits: Bits, shape: tuple[int, ...] = (), single: bool = True) ->
     zeros = int((bits == 0).sum())
     if 4 * zeros > len(bits):
         plans.append(_sparse(bits, shape))
-    return min(plans, key=cost)
+    best = min(plans, key=cost, default=None)
+    return best if best and cost(best) < 8 * (1 + bits.nbytes) else (bytes([PLAIN]) + _raw(bits), Encoder())
 
 
 def read_floats(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], dtype: np.dtype) -> Bits:
@@ -128,12 +129,12 @@ def _planes(bits: Bits) -> Plan:
 
 
 def _plan_plane(plane: np.ndarray) -> Plan:
-    """A plane of noise, which a sample tells, is not worth a model."""
-    counts = np.bincount(plane[:SAMPLE], minlength=256)
-    share = counts[counts > 0] / counts.sum()
-    noise = len(plane) > 64 and -(share * np.log2(share)).sum() > 0.98 * min(8.0, np.log2(min(len(plane), SAMPLE)))
+    """A plane of noise, which a sample tells, is not worth a model (about two bits for each value that occurs)."""
     plane = np.ascontiguousarray(plane)
-    return (bytes([RAW]) + plane.tobytes(), Encoder()) if noise else plan_ints(plane)
+    counts = np.bincount(plane[:SAMPLE], minlength=256)
+    counts = counts[counts > 0]
+    bits = -(counts * np.log2(counts / counts.sum())).sum() / counts.sum() + 2 * len(counts) / len(plane)
+    return (bytes([RAW]) + plane.tobytes(), Encoder()) if bits > 7.9 else plan_ints(plane)
 
 
 def _read_planes(head: Reader, dec: Decoder, count: int, dtype: np.dtype) -> Bits:

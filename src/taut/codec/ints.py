@@ -8,9 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from taut.codec import masks
-from taut.codec.coder import MAX_ALPHABET, Decoder, Encoder, code_bits, histogram
+from taut.codec.coder import CHUNK, MAX_ALPHABET, Decoder, Encoder, code_bits, histogram
 from taut.codec.models import (
-    decode_adaptive, decode_table, encode_adaptive, encode_table, fit_geometric, geometric,
+    decode_adaptive,
+    decode_table,
+    encode_adaptive,
+    encode_table,
+    fit_geometric,
+    geometric,
 )
 from taut.codec.wire import Reader, varint, zigzag
 from taut.errors import FormatError
@@ -31,7 +36,7 @@ def plan_ints(values: np.ndarray, shape: tuple[int, ...] = ()) -> Plan:
     if low == high:
         return bytes([CONSTANT]) + varint(zigzag(low)), Encoder()
     size = high - low + 1
-    plans: list[Plan] = [_raw(values)]
+    plans: list[Plan] = []
     if size > MAX_ALPHABET:
         plans.append(_classes(values))
     else:
@@ -39,7 +44,8 @@ def plan_ints(values: np.ndarray, shape: tuple[int, ...] = ()) -> Plan:
         plans += _histogram_plans(values, counts, low)
         if len(shape) > 1 and 0.4 * len(values) < counts.max() and len(values) <= masks.MAX_ELEMENTS:
             plans.append(_split(values, shape, low + int(counts.argmax())))
-    return min(plans, key=cost)
+    best = min(plans, key=cost)
+    return best if cost(best) < 8 * (1 + values.nbytes) else _raw(values)
 
 
 def read_ints(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -129,26 +135,41 @@ def _read_split(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], 
 
 
 def _classes(values: np.ndarray) -> Plan:
-    """A signed size class each (three leading bits), then the remaining bits as they are."""
-    wide = values.astype(np.int64)
-    size = np.where(wide < 0, ~wide, wide).astype(np.uint64) + (wide < 0)
-    length = _bit_length(size)
-    extra = np.maximum(length - 3, 0)
-    top = (size >> extra.astype(np.uint64)).astype(np.int64)
-    code = np.where(length > 3, 8 + 4 * (length - 4) + (top & 3), top)
-    head, enc = plan_ints(np.where(wide < 0, -code, code).astype(np.int16))
-    for width, where in _by_width(extra):
-        part = size[where]
-        for shift in range(0, width, 16):
-            bits = min(16, width - shift)
-            enc.uniform(((part >> np.uint64(shift)) & np.uint64((1 << bits) - 1)).astype(np.int32), bits)
+    """A signed size class each (three leading bits), then the remaining bits as they are; in pieces, to spare memory."""
+    codes, rest = np.empty(len(values), dtype=np.int16), Encoder()
+    for start in range(0, len(values), CHUNK):
+        wide = values[start : start + CHUNK].astype(np.int64)
+        size = np.where(wide < 0, ~wide, wide).astype(np.uint64) + (wide < 0)
+        length = _bit_length(size)
+        extra = np.maximum(length - 3, 0)
+        top = (size >> extra.astype(np.uint64)).astype(np.int64)
+        code = np.where(length > 3, 8 + 4 * (length - 4) + (top & 3), top)
+        codes[start : start + CHUNK] = np.where(wide < 0, -code, code)
+        for width, where in _by_width(extra):
+            for shift in range(0, width, 16):
+                bits = min(16, width - shift)
+                part = size[where] >> np.uint64(shift) & np.uint64((1 << bits) - 1)
+                rest.uniform(part.astype(np.uint16), bits)
+    head, enc = plan_ints(codes)
+    enc.extend(rest)
     return bytes([CLASSES]) + head, enc
 
 
 def _read_classes(head: Reader, dec: Decoder, count: int, dtype: np.dtype) -> np.ndarray:
     if head.left and head.data[head.at] & 15 in (CLASSES, SPLIT):
         raise FormatError("size classes lie inside size classes")
-    signed = read_ints(head, dec, count, (), np.dtype(np.int16)).astype(np.int64)
+    codes = read_ints(head, dec, count, (), np.dtype(np.int16))
+    out, info = np.empty(count, dtype=dtype), np.iinfo(dtype)
+    for start in range(0, count, CHUNK):
+        wide = _read_sizes(codes[start : start + CHUNK].astype(np.int64), dec)
+        if wide.min() < info.min or wide.max() > info.max:
+            raise FormatError(f"a number does not fit {dtype}")
+        out[start : start + CHUNK] = wide
+    return out
+
+
+def _read_sizes(signed: np.ndarray, dec: Decoder) -> np.ndarray:
+    """Numbers from their signed size classes and the bits that follow in the stream."""
     code = np.abs(signed)
     length = np.where(code < 8, 0, (code - 8) // 4 + 4)
     if int(length.max()) > 64:
@@ -159,11 +180,7 @@ def _read_classes(head: Reader, dec: Decoder, count: int, dtype: np.dtype) -> np
         for shift in range(0, width, 16):
             bits = dec.uniform(len(where), min(16, width - shift)).astype(np.uint64)
             size[where] |= bits << np.uint64(shift)
-    out = np.where(signed < 0, (~size + np.uint64(1)).view(np.int64), size.view(np.int64))
-    info = np.iinfo(dtype)
-    if out.min() < info.min or out.max() > info.max:
-        raise FormatError(f"a number does not fit {dtype}")
-    return out.astype(dtype)
+    return np.where(signed < 0, (~size + np.uint64(1)).view(np.int64), size.view(np.int64))
 
 
 def _bit_length(values: np.ndarray) -> np.ndarray:
@@ -177,4 +194,3 @@ def _by_width(extra: np.ndarray) -> list[tuple[int, np.ndarray]]:
     widths, starts = np.unique(extra[order], return_index=True)
     groups = np.split(order, starts[1:])
     return [(int(w), group) for w, group in zip(widths, groups, strict=True) if w]
-

@@ -24,6 +24,7 @@ PRIORS = (1, 2, 4, 12)  # strength of the overall density, in rows
 ROW_GRAIN = 2
 VIEWS = ("rows", "columns", "inputs", "kernels")
 BLOCK = 1 << 19
+FREE_ROWS, BITS_PER_ROW = 16, 4  # rows take time one by one, so their number is bounded by the stream's length
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def plan_mask(bits: np.ndarray, shape: tuple[int, ...]) -> tuple[bytes, Encoder]
     enc.static(bits.view(np.uint8), normalise(counts), counts=counts)
     plans = [(packed, Encoder()), (bytes([DENSITY]) + varint(ones), enc)]
     if 64 <= len(bits) <= MAX_ELEMENTS and ones > 8:
-        plans += _context(bits, shape, ones)
+        plans += _context(bits, shape, ones, enough=0.99 * enc.bits)
     return min(plans, key=lambda plan: 8 * len(plan[0]) + plan[1].bits)
 
 
@@ -106,21 +107,23 @@ def _back(matrix: np.ndarray, shape: tuple[int, ...], view: int) -> np.ndarray:
     return matrix.reshape(-1)
 
 
-def _context(bits: np.ndarray, shape: tuple[int, ...], ones: int) -> list[tuple[bytes, Encoder]]:
-    """The best setting: the view first, then the rest one at a time."""
+def _context(bits: np.ndarray, shape: tuple[int, ...], ones: int, enough: float) -> list[tuple[bytes, Encoder]]:
+    """The best setting: the view first, then, if rows and columns tell anything at all, the rest one at a time."""
     views = [view for view in range(len(VIEWS)) if _sides(shape, view)]
     if not views:
         return []
     thorough = len(bits) <= THOROUGH
     trials = {Setting(view): _encode_context(bits, shape, Setting(view), ones) for view in views[: 4 if thorough else 2]}
     best = min(trials, key=lambda s: trials[s][1].bits)
-    if thorough:
+    if thorough and trials[best][1].bits < enough:
         for change in ("prior", "smooth", "rows"):
             for value in (0, 2, 3) if change == "prior" else (False,):
                 setting = Setting(**{**best.__dict__, change: value})
                 trials[setting] = _encode_context(bits, shape, setting, ones)
             best = min(trials, key=lambda s: trials[s][1].bits)
-    return [trials[best]]
+    # a reader refuses more rows than this, and half as many spare ones keep rounding out of it
+    coded = int((_row_classes(_see(bits, shape, best.view)) != 0).sum()) if best.rows else (_sides(shape, best.view) or (0,))[0]
+    return [trials[best]] if coded <= FREE_ROWS // 2 + trials[best][1].bits / BITS_PER_ROW else []
 
 
 def _encode_context(bits: np.ndarray, shape: tuple[int, ...], setting: Setting, ones: int) -> tuple[bytes, Encoder]:
@@ -129,7 +132,7 @@ def _encode_context(bits: np.ndarray, shape: tuple[int, ...], setting: Setting, 
     enc, head = Encoder(), bytes([CONTEXT, setting.byte()]) + varint(ones)
     classes = np.full(rows, -1)
     if setting.rows:
-        classes = count_classes(matrix.sum(axis=1), ROW_GRAIN)
+        classes = _row_classes(matrix)
         size = int(classes.max()) + 1
         head += varint(size - 1)
         encode_adaptive(enc, classes, size)
@@ -148,6 +151,10 @@ def _encode_context(bits: np.ndarray, shape: tuple[int, ...], setting: Setting, 
     return head, enc
 
 
+def _row_classes(matrix: np.ndarray) -> np.ndarray:
+    return count_classes(matrix.sum(axis=1), ROW_GRAIN)
+
+
 def _read_context(head: Reader, dec: Decoder, shape: tuple[int, ...], setting: Setting, ones: int) -> np.ndarray:
     sides = _sides(shape, setting.view)
     if sides is None:
@@ -159,10 +166,13 @@ def _read_context(head: Reader, dec: Decoder, shape: tuple[int, ...], setting: S
         if size > 2 + ROW_GRAIN * 17:
             raise FormatError(f"a mask declares {size} row classes")
         classes = decode_adaptive(dec, rows, size)
+    coded = np.flatnonzero(classes)
+    if len(coded) > FREE_ROWS + dec.length / BITS_PER_ROW:
+        raise FormatError(f"a mask declares {len(coded)} rows in a stream of {dec.length} bits")
     density = _overall(ones, rows * columns)
     matrix = np.zeros((rows, columns), dtype=bool)
     above = np.zeros((1, columns), dtype=np.int64)
-    for row in np.flatnonzero(classes):
+    for row in coded:
         freqs = _frequencies(above, np.array([row], dtype=np.int64), classes[row : row + 1], density, setting)
         matrix[row] = dec.binary(freqs[0])
         above += matrix[row]

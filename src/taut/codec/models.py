@@ -77,8 +77,9 @@ def encode_table(enc: Encoder, counts: np.ndarray) -> tuple[int, np.ndarray]:
         encode_adaptive(trial, folded, size, decaying=True)
         freqs = normalise(class_weights(classes, grain))
         bits = trial.bits + code_bits(counts, freqs)
-        if best is None or bits < best[0]:
-            best = bits, index, trial, freqs
+        if best is not None and bits >= best[0]:
+            break  # finer grains cost more table from here on
+        best = bits, index, trial, freqs
     assert best is not None
     enc.extend(best[2])
     return best[1], best[3]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taut.codec.bounded import densify
 from taut.codec.container import CHECKED, HEAD, TAIL, Entry, Index, check_head, read_index, read_tail
-from taut.codec.records import FREE_ELEMENTS, Record, default_limit, materialise, parse
+from taut.codec.tree import FREE_ELEMENTS, Record, default_limit, materialise, parse
 from taut.compressors.base import Code
 from taut.errors import FormatError
 from taut.layers import Alias
@@ -27,7 +27,7 @@ class TautFile:
     A small file is checked whole when it is opened. Of a large one the index is checked when it is opened and every record
     when it is read; :meth:`verify` checks all of it.
 
-    ``max_elements`` bounds what one tensor may expand to (by default 2**24 elements and 1024 for every byte of its record), so
+    ``max_elements`` bounds what one tensor may expand to (by default 2**22 elements and 1024 for every byte of its record), so
     that a small hostile file cannot fill the memory.
 
     Raises:
@@ -123,10 +123,10 @@ class TautFile:
                 raise FormatError(f"it is a {type(value).__name__} instead of a code or a tensor")
             return value
 
-    def densify(self, name: str, value: Code | Tensor) -> Tensor:
-        """The dense tensor of a code of this file."""
+    def densify(self, name: str, value: Code | Tensor, room: int | None = None) -> Tensor:
+        """The dense tensor of a code of this file, of at most ``room`` elements (by default, what its record may expand to)."""
         with self._context(name):
-            return densify(value, max(FREE_ELEMENTS, self.limit(name)))
+            return densify(value, max(FREE_ELEMENTS, self.limit(name)) if room is None else max(0, room))
 
     def tensor(self, name: str) -> Tensor:
         """One dense tensor."""
@@ -141,10 +141,15 @@ class TautFile:
         ties = {name: self.alias(name) for name in self.names()}
         return {name: self.code(name) if of is None else Alias(of) for name, of in ties.items()}
 
+    @property
+    def total_limit(self) -> int:
+        """How many elements the whole file may expand to."""
+        return default_limit(self.length) if self.max_elements is None else self.max_elements
+
     def check_total(self) -> int:
         """The elements of all tensors together; an error if they are more than the whole file may expand to."""
         total = sum(self.record(e.name).elements for e in self.index.entries if e.alias is None)
-        limit = default_limit(self.length) if self.max_elements is None else self.max_elements
+        limit = self.total_limit
         if total > limit:
             raise FormatError(
                 f"{self.path}: {total:,} elements are declared in {self.length:,} bytes, more than the limit of {limit:,}; "

@@ -12,7 +12,7 @@ from torch import Tensor
 from taut.codec import masks
 from taut.codec.coder import Decoder, Encoder
 from taut.codec.floats import plan_floats, read_floats
-from taut.codec.ints import plan_ints, read_ints
+from taut.codec.ints import Plan, plan_ints, read_ints
 from taut.codec.wire import Reader, varint
 from taut.errors import FormatError, TautError
 
@@ -47,27 +47,31 @@ class Declared:
         return self.elements * self.dtype.itemsize
 
 
-def plan_tensor(tensor: Tensor) -> tuple[bytes, bytes, Encoder]:
-    """(type and shape, head, coded part) of a tensor."""
+def declare(tensor: Tensor) -> bytes:
+    """Type and shape as a record's structure holds them."""
     if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_quantized:
-        raise TautError(f"a tensor of dtype {tensor.dtype} and layout {tensor.layout} cannot be stored; convert it to a dense real type")
-    shape, flat = tuple(tensor.shape), tensor.detach().cpu().contiguous().reshape(-1)
-    if len(shape) > MAX_RANK or flat.numel() > MAX_ELEMENTS:
+        raise TautError(
+            f"a tensor of dtype {tensor.dtype} and layout {tensor.layout} cannot be stored; convert it to a dense real type"
+        )
+    shape = tuple(tensor.shape)
+    if len(shape) > MAX_RANK or prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
         raise TautError(f"a tensor of shape {shape} is too large to be stored: at most {MAX_RANK} dimensions and 2**32 elements")
     rank = min(len(shape), LONG_RANK)
     tag = TENSOR | DTYPES.index(tensor.dtype) << 3 | rank
-    declared = bytes([tag]) + (varint(len(shape)) if rank == LONG_RANK else b"") + b"".join(map(varint, shape))
+    return bytes([tag]) + (varint(len(shape)) if rank == LONG_RANK else b"") + b"".join(map(varint, shape))
+
+
+def plan_tensor(tensor: Tensor) -> Plan:
+    """(head, coded part) of a contiguous tensor."""
+    shape, flat = tuple(tensor.shape), tensor.reshape(-1)
     if not flat.numel():
-        return declared, b"", Encoder()
+        return b"", Encoder()
     if tensor.dtype == torch.bool:
-        head, enc = masks.plan_mask(flat.numpy(), shape)
-    elif tensor.dtype in _FLOATS:
+        return masks.plan_mask(flat.numpy(), shape)
+    if tensor.dtype in _FLOATS:
         bits = flat.view(_SIGNED[flat.itemsize]).numpy().view(_UNSIGNED[flat.itemsize])
-        head, enc = plan_floats(bits, shape, tensor.dtype == torch.float32)
-    else:
-        values = flat.view(torch.int64).numpy() if tensor.dtype == torch.uint64 else flat.numpy()
-        head, enc = plan_ints(values, shape)
-    return declared, head, enc
+        return plan_floats(bits, shape, tensor.dtype == torch.float32)
+    return plan_ints(flat.view(torch.int64).numpy() if tensor.dtype == torch.uint64 else flat.numpy(), shape)
 
 
 def read_declared(tag: int, head: Reader) -> Declared:

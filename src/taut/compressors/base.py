@@ -113,7 +113,7 @@ def _same(a: Any, b: Any) -> bool:
         if not isinstance(b, Tensor) or a.dtype != b.dtype or a.shape != b.shape:
             return False
         # as bytes, so that NaN equals itself and 0.0 differs from -0.0
-        return torch.equal(_bytes(a), _bytes(b))
+        return a.numel() == 0 or torch.equal(_bytes(a), _bytes(b))
     return type(a) is type(b) and a == b
 
 
