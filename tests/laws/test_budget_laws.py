@@ -100,13 +100,15 @@ def test_the_search_ends_only_after_a_probe_of_every_layer_failed():
     rejected = [p for p in result.curve if p.step > result.best.step]
     moved = {frozenset(name for name, plan in p.plan.items() if plan != result.best.plan.get(name)) for p in rejected}
     for name in ("0", "3"):
+        if result.best.plan.get(name, "").startswith("Codebook(k=2,"):
+            continue  # the cheapest rung there is
         assert frozenset({name}) in moved, f"{name} was never probed alone: {moved}"
 
 
 def test_a_search_that_was_cut_goes_the_same_way_when_resumed(tmp_path):
     train, val = _blobs(1), _blobs(1)[:2]
     net = _trained(1, train)
-    settings = dict(train=train, val=val, budget=Budget(metric_drop=0.02), recover=1, seed=3)
+    settings = dict(train=train, val=val, budget=Budget(metric_drop=0.02), methods=[Prune(by="fisher")], recover=1, seed=3)
     whole = compress(net, **settings, workdir=tmp_path / "whole")
 
     class Cut(Exception):

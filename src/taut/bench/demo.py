@@ -36,14 +36,14 @@ class Scale:
 SCALES = {
     "digits": Scale(
         "digits-cnn",
-        {"out": None, "*": NuclearSparseGroup(nuclear=1e-3, sparse_group=3e-4, alpha=0.5)},
+        {"out": None, "*": NuclearSparseGroup(nuclear=0.5, sparse_group=0.1, alpha=0.5)},
         epochs=12,
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=1,
     ),
     "fashion-mnist": Scale(
         "fashion-cnn",
-        {"out": None, "*": GroupLasso(1e-4)},
+        {"out": None, "*": GroupLasso(0.03)},
         epochs=2,
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=32,

@@ -71,6 +71,7 @@ class Journal:
             "cost": kept.cost,
             "step": progress.step,
             "radius": None if region is None else region.radius,
+            "widest": progress.widest,
             "rejected": [sorted(key) for key in progress.rejected],
             "finished": progress.finished,
             **extra,
@@ -101,4 +102,4 @@ class Journal:
         kept = Trial(dense, shipped.eval(), plan, evaluate(shipped, setup.val, setup.objective), data["cost"])
         region = None if data["radius"] is None else TrustRegion(data["radius"])
         rejected = {frozenset((a, b) for a, b in key) for key in data["rejected"]}
-        return Progress(kept, data["step"], region, rejected, data["finished"])
+        return Progress(kept, data["step"], region, rejected, data["finished"], data["widest"])

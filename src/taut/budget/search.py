@@ -25,9 +25,14 @@ FIRST_FLOOR = 0.1
 """The first step may go down to this fraction of the dense cost: putting weights on a codebook is nearly free."""
 STEP_FLOOR = 0.6
 """A later step, to this fraction of the present cost."""
-STRIDE = 0.8
+COARSE = 0.2
+"""About where weights on a codebook, none of them removed, stand against dense ones."""
+STRIDE = 0.75
 """With recovery a step is taken in moves of this fraction, with training between them: weights that go little by little are
 replaced by others, those that go at once are not (Zhu & Gupta 2017)."""
+
+RADIUS_END = 1e-4
+"""A radius below this fraction of the widest so far leaves only single moves to try."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Progress:
     region: TrustRegion | None = None
     rejected: set[frozenset] = field(default_factory=set)
     finished: bool = False
+    widest: float = 0.0
 
 
 Observer = Callable[[Step, Progress], None]
@@ -86,6 +92,7 @@ class Search:
         if progress.region is None:
             first = allocate(fronts, float("inf"), floor=floor)
             progress.region = TrustRegion(max(_predicted(fronts, first), 1e-12))
+            progress.widest = progress.region.radius
         moves = self._next_moves(progress, fronts, floor)
         if not moves:
             progress.finished = True
@@ -96,11 +103,11 @@ class Search:
         """The allocation within the radius, or, once that is known to fail, the next single move not yet measured."""
         assert progress.region is not None
         region = progress.region
-        while True:
-            moves = allocate(fronts, region.radius, floor=floor)
-            if not moves or _key(moves) not in progress.rejected or len(moves) == 1:
-                break
+        moves = allocate(fronts, region.radius, floor=floor)
+        # moves that are predicted to cost nothing stay in every radius: what halves without end is probed one by one
+        while len(moves) > 1 and _key(moves) in progress.rejected and region.radius > RADIUS_END * progress.widest:
             region = TrustRegion(region.radius / region.factor, region.factor)
+            moves = allocate(fronts, region.radius, floor=floor)
         progress.region = region
         if moves and _key(moves) not in progress.rejected:
             return moves
@@ -117,6 +124,7 @@ class Search:
         measured, error = trial.evaluation.loss - kept.evaluation.loss, trial.evaluation.paired_error(kept.evaluation)
         good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < setup.margin * kept.cost
         progress.region = region.updated(predicted=predicted, measured=measured, error=error, kept=good)
+        progress.widest = max(progress.widest, progress.region.radius)
         if good:
             progress.kept, progress.rejected = trial, set()
         else:
@@ -130,10 +138,12 @@ class Search:
         dense, plan, predicted = kept.dense, kept.plan, 0.0
         total = sum(front[0].cost for front in fronts.values())
         target = total - sum(fronts[name][0].cost - option.cost for name, option in moves.items())
-        count = 1 if self.setup.recovery is None else math.ceil(math.log(target / total) / math.log(STRIDE))
+        # coarser values take nothing away that training could replace: the way begins where they end
+        start = total if plan else max(COARSE * total, target)
+        count = 1 if self.setup.recovery is None else math.ceil(math.log(target / start) / math.log(STRIDE))
         if len(moves) > 1:
             for i in range(1, count):
-                part = allocate(fronts, math.inf, floor=total * (target / total) ** (i / count))
+                part = allocate(fronts, math.inf, floor=start * (target / start) ** (i / count))
                 predicted += _predicted(fronts, part)
                 plan = _merged(plan, part)
                 dense = walk(self.setup, dense, plan, model, round_seed(self.setup, step, 10 + i))
