@@ -22,16 +22,15 @@ def assign(names: Iterable[str], plan: Mapping[str, Compressor]) -> dict[str, Co
         >>> {name: str(method) for name, method in assign(["a", "b"], {"*": Codebook(4), "b": LowRank(2)}).items()}
         {'b': 'LowRank(rank=2, scheme=1)', 'a': 'Codebook(k=4, by=magnitude, keep_zero=True)'}
     """
-    names, chosen = list(names), {}
+    names = list(names)
+    chosen: dict[str, Compressor] = {}
     for pattern in sorted(plan, key=lambda p: p not in names):
         for name in select(names, pattern):
             chosen.setdefault(name, plan[pattern])
     return chosen
 
 
-def apply(
-    model: nn.Module, plan: Mapping[str, Compressor], example_input: Any = None, data: Iterable | None = None
-) -> nn.Module:
+def apply(model: nn.Module, plan: Mapping[str, Compressor], example_input: Any = None, data: Iterable | None = None) -> nn.Module:
     """A new model with the layers named by ``plan`` compressed; ``model`` is not changed.
 
     ``plan`` maps layer names or patterns to compressors. ``data``, batches of ``(input, target)``, dicts or inputs, is needed
@@ -52,7 +51,9 @@ def apply(
     stats = statistics(new, {n: layers[n] for n in chosen if chosen[n].needs_stats()}, data)
     for name, method in chosen.items():
         if not isinstance(method, Compressor):
-            raise TautError(f"{name}: {method!r} is not a compressor; use one of taut.compressors, e.g. taut.compressors.LowRank(8)")
+            raise TautError(
+                f"{name}: {method!r} is not a compressor; use one of taut.compressors, e.g. taut.compressors.LowRank(8)"
+            )
         reason = method.refuses(layers[name])
         if reason:
             raise LayerError(f"{name}: {method} cannot be used: {reason}")

@@ -22,7 +22,7 @@ from taut.export.onnx import export_onnx
 from taut.latency import Latency, time_onnx
 from taut.layers import evaluating
 from taut.measure import Evaluation, evaluate
-from taut.objective import Objective, batches_of, call_batch, inputs_of, logits_of
+from taut.objective import batches_of, call_batch, inputs_of, logits_of
 from taut.records import append_record
 from taut.report import report
 from taut.statistics import paired_difference, wilson
@@ -74,13 +74,12 @@ def deliver(
     _same_outputs(result.model, loaded, next(iter(val)))
     graph = export_onnx(loaded, folder / "model.onnx", example)
     latency, original_bytes = _latencies(result.original, folder / "model.onnx", example, batch)
-    objective = Objective(original=result.original)
     summary = {
         "baseline": _numbers(result.baseline, latency["original"], file=original_bytes),
         "compressed": _numbers(result.best, latency["compressed"], file=graph.bytes),
         "ratio": _ratios(result, latency),
         "budget": {**result.budget.as_dict(), "kept": result.budget.holds(*_pair(result))},
-        "test": _tested(result, loaded, test, objective),
+        "test": _tested(result, loaded, test),
         "latency_batch": batch,
         "complete": result.complete,
         "settings": result.settings,
@@ -139,12 +138,12 @@ def _pair(result: Result) -> tuple[Evaluation, Evaluation]:
     return tuple(Evaluation(p.loss, p.metric, 0, empty) for p in points)  # type: ignore[return-value]
 
 
-def _tested(result: Result, loaded: nn.Module, test: Iterable | None, objective: Objective) -> dict[str, Any] | None:
+def _tested(result: Result, loaded: nn.Module, test: Iterable | None) -> dict[str, Any] | None:
     """The metric on test data before and after, with 95 % intervals; paired where every sample is a hit or a miss."""
     if test is None:
         return None
     test = batches_of(test, "test")
-    before, after = evaluate(result.original, test, objective), evaluate(loaded, test, objective)
+    before, after = evaluate(result.original, test, result.objective), evaluate(loaded, test, result.objective)
     told: dict[str, Any] = {"before": before.metric, "after": after.metric, "samples": after.count}
     if before.hits is not None and after.hits is not None:
         hits_before, hits_after = before.hits.numpy(), after.hits.numpy()
@@ -170,7 +169,8 @@ def _write_curve(result: Result, path: Path, summary: dict[str, Any], labels: di
         **result.curve.record(result.best), **shared, "best": True, "latency_ms": summary["compressed"]["latency_ms"],
         "latency_spread": summary["compressed"]["latency_spread"], "metric_test": tested.get("after"), "test": summary["test"],
         "baseline": {
-            **baseline, "metric_val": result.baseline.metric, "loss_val": result.baseline.loss, "metric_test": tested.get("before"),
+            **baseline, "metric_val": result.baseline.metric, "loss_val": result.baseline.loss,
+            "metric_test": tested.get("before"),
         },
     }  # fmt: skip
     append_record(temporary, final)

@@ -58,7 +58,8 @@ def evaluate(model: nn.Module, data: Iterable, objective: Objective | None = Non
     loss = float((losses * weights).sum() / weights.sum())
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise BudgetError(f"the loss is {loss}; check the data and the weights for NaN and infinite values")
-    hits = None if any(s.hits is None for s in scores) else torch.cat([s.hits.cpu() for s in scores])
+    found = [s.hits.cpu() for s in scores if s.hits is not None]
+    hits = torch.cat(found) if len(found) == len(scores) else None
     if metric is None:
         metric = float(hits.double().mean()) if hits is not None else -loss
     return Evaluation(loss, float(metric), sum(s.size for s in scores), losses, hits)
@@ -225,8 +226,6 @@ def measure(
     found = evaluate(model, data, Objective(loss, metric, original))
     example = inputs_of(next(iter(data)))
     return {"loss": found.loss, "metric": found.metric, **ledger(model, example, *sizes(model)).totals()}
-
-
 
 
 __all__ = [

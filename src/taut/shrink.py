@@ -215,6 +215,6 @@ def _nothing(keep: Keep, round_to: int, groups: list[Group], reasons: dict[str, 
 
 def _report(groups: list[Group], kept: list[Tensor], reasons: dict[str, str]) -> None:
     for group, units in zip(groups, kept, strict=True):
-        log.info("%s: %d of %d channels kept", "+".join(group.layers), len(units) * group.width, group.units * group.width)
+        log.debug("%s: %d of %d channels kept", "+".join(group.layers), len(units) * group.width, group.units * group.width)
     for name, why in reasons.items():
-        log.info("%s stays as it is: %s", name, why)
+        log.debug("%s stays as it is: %s", name, why)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from torch import Tensor, Size
+from torch import Size, Tensor
 
 from taut.errors import TautError
 

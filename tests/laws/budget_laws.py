@@ -3,8 +3,9 @@
 import itertools
 
 import torch
-from taut.budget.options import Option
 from torch import nn
+
+from taut.budget.options import Option
 
 
 class Bowl(nn.Module):

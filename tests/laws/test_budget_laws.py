@@ -5,13 +5,14 @@ import itertools
 import pytest
 import torch
 from laws.budget_laws import Bowl, check_allocation, check_front, check_path, check_region
+from torch import nn
+
 from taut.budget import Budget, compress
 from taut.budget.loss_model import LossModel
 from taut.budget.options import Option, Site, allocate, convex_front, options
 from taut.budget.trust_region import TrustRegion
 from taut.compressors import Codebook, Prune
 from taut.layers import find_layers
-from torch import nn
 
 SEEDS = range(20)
 
@@ -67,7 +68,7 @@ def test_every_kept_point_is_within_budget_and_cheaper(budget, recover, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_an_exact_loss_model_the_answer_is_near_brute_force(seed):
-    """The loss is quadratic and its curvature known: no assignment of rungs within the budget costs much less than the search's."""
+    """The loss is quadratic and its curvature known: no assignment within the budget costs much less than the search's."""
     bowl = Bowl([(6, 8), (5, 6), (4, 5)], seed)
     ladder = [Prune(density=d, by="fisher") for d in (0.1, 0.25, 0.5, 0.75, 1.0)]
     exact = LossModel({f"layers.{i}": h for i, h in enumerate(bowl.curvature)})
@@ -108,7 +109,8 @@ def test_the_search_ends_only_after_a_probe_of_every_layer_failed():
 def test_a_search_that_was_cut_goes_the_same_way_when_resumed(tmp_path):
     train, val = _blobs(1), _blobs(1)[:2]
     net = _trained(1, train)
-    settings = dict(train=train, val=val, budget=Budget(metric_drop=0.02), methods=[Prune(by="fisher")], recover=1, seed=3)
+    settings = {"train": train, "val": val, "budget": Budget(metric_drop=0.02), "methods": [Prune(by="fisher")]}
+    settings |= {"recover": 1, "seed": 3}
     whole = compress(net, **settings, workdir=tmp_path / "whole")
 
     class Cut(Exception):
@@ -131,7 +133,7 @@ def test_a_search_that_was_cut_goes_the_same_way_when_resumed(tmp_path):
 
 def test_options_hold_no_rung_dearer_than_the_present_setting():
     weight = torch.randn(20, 20)
-    layer = next(iter(find_layers(nn.Sequential(nn.Linear(20, 20)))).items())[1]
+    layer = next(iter(find_layers(nn.Sequential(nn.Linear(20, 20))).values()))
     model = LossModel({layer.name: torch.ones(20, 20)})
     site = Site(layer, weight, Option(None, 200.0, 0.0))
     front = options(site, [Prune(by="fisher")], model, lambda code, _: float(code.values.numel()))

@@ -88,15 +88,21 @@ def run(
     recipe = recipes.RECIPES[scale.network, data]
     train = Batches(splits.train, recipe["batch_size"], seed=seed, augment=recipe["augment"])
     val = Batches(splits.val, 500, shuffle=False)
-    labels = {"study": "demo", "network": scale.network, "dataset": data, "training": _training(scale), "train_seconds": trained_at - start}
+    labels = {
+        "study": "demo",
+        "network": scale.network,
+        "dataset": data,
+        "training": _training(scale),
+        "train_seconds": trained_at - start,
+    }
     result = compress(
         network, train, val, Budget(metric_drop=0.0), methods=[scale.shrink, *default_methods("bytes")],
         recover=scale.epochs, seed=seed, progress=searching, labels=labels,
     )  # fmt: skip
     compressed_at = monotonic()
+    test = Batches(splits.test, 500, shuffle=False)
     delivery = deliver(
-        result, out, build(scale.network, seed), val, test=Batches(splits.test, 500, shuffle=False), command=command, labels=labels,
-        batch=scale.latency_batch,
+        result, out, build(scale.network, seed), val, test=test, command=command, labels=labels, batch=scale.latency_batch
     )  # fmt: skip
     return Demo(result, delivery, trained_at - start, compressed_at - trained_at)
 

@@ -54,7 +54,8 @@ class Result:
 
     ``model``: the cheapest network within budget, coded; ``curve``: every measured point; ``best``: that network's point;
     ``ledger``: its cost per tensor, with the reason for every layer left alone; ``baseline``: the point it started from;
-    ``original``: the network as given; ``complete``: whether the search ended by itself rather than by the time limit.
+    ``original``: the network as given; ``objective``: the loss and metric that were measured;
+    ``complete``: whether the search ended by itself rather than by the time limit.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class Result:
     baseline: Point
     budget: Budget
     original: nn.Module
+    objective: Objective
     complete: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -123,8 +125,8 @@ def compress(
 
 
 def _setup(
-    original: nn.Module, dense: nn.Module, train: Any, val: Any, budget: Budget, minimize: str, own: tuple, recover: Any, seed: int,
-    deadline: float,
+    original: nn.Module, dense: nn.Module, train: Any, val: Any, budget: Budget, minimize: str, own: tuple, recover: Any,
+    seed: int, deadline: float,
 ) -> Setup:  # fmt: skip
     loss, metric = own
     val = batches_of(val, "validation")
@@ -184,9 +186,10 @@ class _Run:
         self.narrowed = True
         compressors = [m for m in self.methods if isinstance(m, Compressor)]
         if compressors:
-            data = self.setup.train if self.setup.train is not None else self.setup.val
+            setup = self.setup
+            data = setup.train if setup.train is not None else setup.val
             search = Search(
-                self.setup, compressors, self.meter.price, lambda dense: fit(dense, data, self.setup.objective, seed=self.setup.seed),
+                setup, compressors, self.meter.price, lambda dense: fit(dense, data, setup.objective, seed=setup.seed),
                 self._observe, self.meter.example,
             )  # fmt: skip
             search.run(progress)
@@ -245,7 +248,7 @@ class _Run:
         ledger = replace(best.ledger, rows=rows)
         return Result(
             kept.shipped, self.curve, replace(best, ledger=ledger), ledger, self.curve.points[0], self.setup.budget,
-            self.setup.original, progress.finished, self.settings,
+            self.setup.original, self.setup.objective, progress.finished, self.settings,
         )  # fmt: skip
 
     def _reasons(self, kept: Trial) -> dict[str, str]:

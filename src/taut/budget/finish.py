@@ -79,5 +79,3 @@ def _round_half(tensor: Tensor) -> None:
         short = tensor.half().float()
         if bool(torch.isfinite(short).all()) and bool(((short - tensor).abs() <= 2**-10 * tensor.abs()).all()):
             tensor.copy_(short)
-
-

@@ -27,7 +27,7 @@ def spec(method: Compressor) -> dict[str, Any]:
         >>> from_spec(spec(Prune(density=0.5))) == Prune(density=0.5)
         True
     """
-    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
+    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     return {"class": type(method).__name__, **{k: spec(v) if isinstance(v, Compressor) else v for k, v in values.items()}}
 
 

@@ -44,8 +44,8 @@ def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe:
             progress.step += 1
             try:
                 smaller = shrink(progress.kept.dense, example, keep=step, round_to=how.round_to, seed=setup.seed)
-            except TautError as error:
-                log.info("no more units to remove: %s", error)
+            except TautError as nothing:
+                log.info("no more units to remove: %s", nothing)
                 break
             trial = run_trial(setup, smaller, {}, None, progress.step)
             before = progress.kept.evaluation

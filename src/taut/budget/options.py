@@ -79,7 +79,9 @@ def convex_front(found: Iterable[Option]) -> list[Option]:
         if option.cost >= hull[-1].cost and len(hull) > 1 and option.predicted >= hull[-1].predicted:
             continue
         # an option that is cheaper and predicted better than the last makes the last useless
-        while len(hull) > 1 and (option.predicted <= hull[-1].predicted or _slope(hull[-2], option) <= _slope(hull[-2], hull[-1])):
+        while len(hull) > 1 and (
+            option.predicted <= hull[-1].predicted or _slope(hull[-2], option) <= _slope(hull[-2], hull[-1])
+        ):
             hull.pop()
         if option.cost < hull[-1].cost:
             hull.append(option)
@@ -98,7 +100,7 @@ def allocate(fronts: dict[str, list[Option]], radius: float, *, floor: float = 0
     Greedy on convex fronts, which is the optimum of the Lagrangian (Shoham & Gersho 1988). Stops when the total cost reaches
     ``floor``. When not even the first move fits the radius, that move alone is returned: a prediction never closes the search.
     """
-    chosen = {name: 0 for name in fronts}
+    chosen = dict.fromkeys(fronts, 0)
     total = sum(front[0].cost for front in fronts.values())
     used, moved = 0.0, False
     while total > floor:

@@ -55,8 +55,6 @@ class Meter:
         return ledger(model, self.example, *sizes(model))
 
 
-
-
 def estimated_bytes(code: Code) -> float:
     """About how long a code's record will be: the empirical entropy of its structure, and two bytes a free value.
 

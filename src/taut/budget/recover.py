@@ -80,14 +80,22 @@ def _shape(done: float) -> float:
 
 
 def _step(
-    model: nn.Module, teacher: nn.Module, batch: Any, objective: Objective, how: Recovery, optimizer: Any, parameters: list[Tensor]
+    model: nn.Module,
+    teacher: nn.Module,
+    batch: Any,
+    objective: Objective,
+    how: Recovery,
+    optimizer: Any,
+    parameters: list[Tensor],
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss, logits = objective.training_loss(model, batch)
     if logits is not None and how.distill > 0:
         loss = (1 - how.distill) * loss + how.distill * _distance(logits, teacher, batch, how.temperature)
     if not bool(torch.isfinite(loss)):
-        raise BudgetError(f"the training loss became {float(loss)} during recovery; check the training data for NaN and infinite values")
+        raise BudgetError(
+            f"the training loss became {float(loss)} during recovery; check the training data for NaN and infinite values"
+        )
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, how.clip)
     optimizer.step()

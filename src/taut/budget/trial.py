@@ -107,7 +107,9 @@ def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None,
     shipped = put_all(present, plan, model)
     tightened = any(method.relaxed() != method for method in plan.values())
     if setup.recovery is not None and tightened:
-        _recover(setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 3), lr=setup.recovery.lr / 3), seed)
+        _recover(
+            setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 3), lr=setup.recovery.lr / 3), seed
+        )
     if setup.train is not None:
         reestimate_batchnorm(shipped, setup.train)
     finish(shipped)
