@@ -1,4 +1,4 @@
-"""What the page shows, computed from the records: groups of comparable points, their curves, the baseline and the chosen point."""
+"""What the page shows, computed from records: groups of comparable points, their curves, the baseline and the chosen point."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def read_groups(curve: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     paths = [Path(curve)] if isinstance(curve, (str, os.PathLike)) else [Path(path) for path in curve]
     if not paths:
         raise TautError("no file of records was given")
-    groups: dict[tuple[str, ...], Group] = {}
+    groups: dict[tuple[str, str, str], Group] = {}
     for path in paths:
         summary = _summary(path.parent / "summary.json")
         records = read_records(path)
         for run, record in _runs(records):
-            key = tuple(_word(record.get(name)) for name in ("study", "network", "dataset"))
+            key = (_word(record.get("study")), _word(record.get("network")), _word(record.get("dataset")))
             group = groups.setdefault(key, Group(*key))
             group.records.append({**record, "_run": f"{path}#{run}"})
             if "step" in record:
@@ -150,10 +150,10 @@ def _baseline(group: Group) -> Record:
     named = {"metric": "metric_val", "loss": "loss_val"}
     sources = [group.chosen or {}, *group.records[:1000]]
     for source in [*(s.get("baseline") for s in sources), compared]:
-        for key, value in (source if isinstance(source, dict) else {}).items():
-            key = named.get(key, key)
-            if value is not None and merged.get(key) is None:
-                merged[key] = value
+        for key, value in source.items() if isinstance(source, dict) else ():
+            name = named.get(str(key), str(key))
+            if value is not None and merged.get(name) is None:
+                merged[name] = value
     return merged
 
 
@@ -164,7 +164,10 @@ def _choose(group: Group) -> Record | None:
     sign = 1 if group.maximize else -1
     held = [d for d in able if floor is not None and sign * d.values["metric_val"][0] >= sign * floor]
     best = min(held, key=lambda d: d.values["bytes"][0], default=None)
-    return best.record if best else None
+    if best is None:
+        return None
+    best.record = {**best.record, **{key: best.values[key][0] for key in (*COSTS, *SCORES) if key in best.values}}
+    return best.record
 
 
 def _dots(group: Group) -> tuple[list[Dot], list[str]]:
@@ -199,8 +202,8 @@ def _titles(records: list[Record]) -> dict[str, tuple[str, str]]:
 def _dot(records: list[Record], series: int, group: Group) -> Dot:
     gathered: dict[str, list[tuple[float, float, float]]] = {}
     for record in records:
-        own = record.get("baseline") if isinstance(record.get("baseline"), dict) else {}
-        before = {**group.baseline, **{k: v for k, v in own.items() if v is not None}}
+        own = record.get("baseline")
+        before = {**group.baseline, **({k: v for k, v in own.items() if v is not None} if isinstance(own, dict) else {})}
         for key in (*COSTS, *SCORES):
             value = number(record, key)
             if value is None:

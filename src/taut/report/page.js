@@ -140,13 +140,21 @@
   }
   const wide = (values) => Math.min(...values) > 0 && Math.max(...values) / Math.min(...values);
 
+  /* Round numbers with their units: 1, 2 and 5 of each decade while they fit. */
+  function ticks(values, key, group, narrow) {
+    const low = Math.floor(Math.log10(Math.min(...values))) - 1, high = Math.ceil(Math.log10(Math.max(...values))) + 1;
+    const steps = wide(values) < (narrow ? 40 : 5000) ? [1, 2, 5] : [1];
+    const tickvals = [];
+    for (let decade = low; decade <= high; decade += 1) for (const step of steps) tickvals.push(Number(`${step}e${decade}`));
+    return { tickvals, ticktext: tickvals.map((value) => written(key, value, group)) };
+  }
   function layout(group, state, dots) {
     const narrow = window.innerWidth < 560;
     const xs = dots.map((d) => mid(d.v[state.x])), ys = dots.map((d) => mid(d.v[state.y]));
     const log = wide(xs) > 4, logY = state.y === "loss_val" && state.whole && wide(ys) > 20;
     const axis = {
       gridcolor: style("--grid"), linecolor: style("--rule"), tickcolor: style("--rule"), zeroline: false, automargin: true,
-      title: { font: { size: 13 }, standoff: 10 }, fixedrange: narrow,
+      title: { font: { size: narrow ? 11.5 : 13 }, standoff: 10 }, fixedrange: narrow,
     };
     const percent = group.percent && state.y !== "loss_val";
     const made = {
@@ -155,14 +163,13 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: style("--soft") },
       hoverlabel: { bgcolor: style("--surface"), bordercolor: style("--rule"), font: { color: style("--ink"), size: 12.5 }, align: "left" },
       xaxis: { ...axis, title: { ...axis.title, text: group.titles[state.x] }, type: log ? "log" : "linear",
-        ticksuffix: state.x.endsWith("_ratio") ? "×" : "", showgrid: false, ticks: "outside", showline: true, nticks: narrow ? 5 : 10 },
+        showgrid: false, ticks: "outside", showline: true, nticks: narrow ? 5 : 10, ...(log ? ticks(xs, state.x, group, narrow)
+          : { ticksuffix: state.x.endsWith("_ratio") ? "×" : "", tickformat: state.cost === "latency_ms" || state.cost === "p" ? "" : "~s" }) },
       yaxis: { ...axis, type: logY ? "log" : "linear", ticksuffix: percent ? " %" : "", nticks: 8 },
       annotations: [{ text: plain(group.titles[state.y]), xref: "paper", yref: "paper", x: 0, y: 1, yshift: 26, showarrow: false,
         xanchor: "left", font: { size: 13, color: style("--ink") } }],
       shapes: [],
     };
-    if (log && !narrow) made.xaxis.dtick = wide(xs) < 60 ? "D2" : "D1";
-    if (log && narrow) made.xaxis.dtick = wide(xs) < 12 ? "D2" : 1;
     const seen = window_(group, dots, state);
     if (!state.whole && !logY) made.yaxis.range = [state.scale * seen.low, state.scale * seen.high];
     level(made, group.limits[state.y], "budget", style("--bad"), "dash", state);
@@ -177,8 +184,8 @@
       yanchor: "bottom", showarrow: false, font: { size: 11.5, color: colour } });
   }
   const config = { responsive: true, displaylogo: false, scrollZoom: false, doubleClick: "reset", showTips: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"] };
-  const shell = () => ({ ...config, displayModeBar: window.innerWidth < 560 ? false : "hover" });
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+  const shell = (bar) => ({ ...config, displayModeBar: bar && window.innerWidth >= 560 ? "hover" : false });
 
   function drawCurve(article, group, state) {
     const plot = article.querySelector(".curve");
@@ -193,7 +200,7 @@
     }
     if (!plot.classList.contains("js-plotly-plot")) plot.textContent = "";
     const { made, outside } = layout(group, state, dots);
-    Plotly.react(plot, traces(group, state, dots), made, shell());
+    Plotly.react(plot, traces(group, state, dots), made, shell(true));
     const told = article.querySelector(".outside");
     told.hidden = state.whole || !outside;
     told.textContent = `${outside} ${outside === 1 ? "point lies" : "points lie"} outside this window; “whole range” shows all.`;
@@ -203,7 +210,7 @@
     if (!plot) return;
     const sizes = group.moves.flatMap((m) => [Math.abs(m[0]), Math.abs(m[1])]).sort((a, b) => a - b);
     const reach = 1.15 * (sizes[Math.floor(0.96 * (sizes.length - 1))] || 1);
-    const { made } = layout({ ...group, titles: {}, limits: {}, baseline: {} }, { x: "p", y: "m", scale: 1, cost: "p", whole: true },
+    const { made } = layout({ ...group, percent: false, titles: {}, limits: {}, baseline: {} }, { x: "p", y: "m", scale: 1, cost: "p", whole: true },
       group.moves.map((m) => ({ v: { p: m[0], m: m[1] } })));
     const least = Math.min(0, ...group.moves.map((m) => Math.min(m[0], m[1])));
     const range = [Math.max(1.15 * least, -reach) - 0.05 * reach, reach];
@@ -215,12 +222,12 @@
           : { color: color(4), size: 8, symbol: "x-thin-open", line: { width: 1.6 } }, name: kept ? "kept" : "rejected" };
     };
     Object.assign(made, { showlegend: true, legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" } });
-    Object.assign(made.xaxis, { type: "linear", range, dtick: undefined, title: { text: "predicted", font: { size: 13 }, standoff: 10 } });
+    Object.assign(made.xaxis, { type: "linear", range, tickvals: undefined, ticktext: undefined, tickformat: "", nticks: 6, title: { text: "predicted", font: { size: 13 }, standoff: 10 } });
     Object.assign(made.yaxis, { range, type: "linear" });
     made.annotations[0].text = "measured";
     made.shapes = [{ type: "line", x0: range[0], x1: range[1], y0: range[0], y1: range[1], layer: "below",
       line: { color: style("--front"), width: 1.2, dash: "dot" } }];
-    Plotly.react(plot, [look(true), look(false)].filter((t) => t.x.length), made, shell());
+    Plotly.react(plot, [look(true), look(false)].filter((t) => t.x.length), made, shell(false));
     const outside = group.moves.filter((m) => Math.max(m[0], m[1]) > range[1] || Math.min(m[0], m[1]) < range[0]).length;
     const told = article.querySelector(".prediction .outside");
     told.hidden = !outside;

@@ -9,16 +9,12 @@ import tempfile
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from taut.errors import ExtraError, TautError
-from taut.records import number
-from taut.report import sections, svg, text, verdict
-from taut.report.model import COSTS, SCORES, Dot, Group, read_groups
+from taut.report import sections, svg, verdict
+from taut.report.model import Group, read_groups
+from taut.report.payload import moves, payload, rank_correlation
 from taut.report.text import Safe, join, script_json, tag
-
-MOVES = 1500
-"""Trials drawn in the plot of predicted against measured change."""
 
 
 def report(
@@ -50,7 +46,11 @@ def report(
 
 
 def _title(groups: list[Group]) -> str:
-    return groups[0].label if len(groups) == 1 else ", ".join(dict.fromkeys(group.study for group in groups if group.study)) or "taut"
+    return (
+        groups[0].label
+        if len(groups) == 1
+        else ", ".join(dict.fromkeys(group.study for group in groups if group.study)) or "taut"
+    )
 
 
 def _write(out: Path, page: str) -> None:
@@ -85,7 +85,7 @@ def _asset(name: str) -> str:
 def _page(groups: list[Group], title: str, sources: list[str]) -> str:
     scripts = [_plotly(), _asset("page.js")]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'"
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -137,11 +137,15 @@ def _section(title: str, content: Safe | None, class_: str | None = None) -> Saf
 def _curve_section(group: Group, index: int) -> Safe:
     static = svg.panels(group)
     if static is None:
-        return tag("section", tag("h2", "Curve"), tag("p", "These records hold no measured pair of a cost and a score.", class_="note"))
+        return tag(
+            "section", tag("h2", "Curve"), tag("p", "These records hold no measured pair of a cost and a score.", class_="note")
+        )
     used = sorted({dot.series for dot in group.dots})
-    legend = [tag("li", tag("button", svg.legend_symbol(i), " ", group.names[i], type="button", data_series=i, aria_pressed="true"))
-              for i in used]  # fmt: skip
-    plot = tag("div", class_="plot curve needs-js", role="img", aria_label="Accuracy against compression; the table below says the same")
+    press = {"type": "button", "aria_pressed": "true"}
+    legend = [tag("li", tag("button", svg.legend_symbol(i), " ", group.names[i], data_series=i, **press)) for i in used]
+    plot = tag(
+        "div", class_="plot curve needs-js", role="img", aria_label="Accuracy against compression; the table below says the same"
+    )
     note = _drawn(group)
     front = sections.front_table(group)
     return _section(
@@ -159,88 +163,30 @@ def _curve_section(group: Group, index: int) -> Safe:
 
 
 def _drawn(group: Group) -> str:
-    told = "The grey line is the Pareto front of the points that were kept."
+    told = "The broad grey line is the Pareto front of all kept points; a coloured line joins the best points of one method."
     if any(dot.runs > 1 for dot in group.dots):
         told += " A point is the median of its runs; the bars reach from the least to the most."
     if any(not dot.kept for dot in group.dots):
         told += " Faint open marks were measured and rejected."
     points = sum(dot.runs for dot in group.dots)
     if points < group.total:
-        told += f" Drawn are {len(group.dots):,} points of {group.total:,} records: all that lie on a front, and an even choice of the rest."
+        told += (
+            f" Drawn are {len(group.dots):,} points of {group.total:,} records: all on a front, and an even choice of the rest."
+        )
     return told
-
-
-def _moves(group: Group) -> list[list[Any]]:
-    found = [
-        [p, m, record.get("kept") is not False, int(number(record, "step") or 0)]
-        for record in group.records
-        if record.get("best") is not True and (p := number(record, "predicted")) is not None
-        and (m := number(record, "measured")) is not None and (p or m)
-    ]  # fmt: skip
-    return found[:: -(-len(found) // MOVES)] if found else []
 
 
 def _moves_section(group: Group) -> Safe | None:
-    moves = _moves(group)
-    if len(moves) < 2:
+    found = moves(group)
+    if len(found) < 2:
         return None
-    rank = rank_correlation([m[0] for m in moves], [m[1] for m in moves])
+    rank = rank_correlation([m[0] for m in found], [m[1] for m in found])
     told = "The prediction only orders the moves; the measurement decides which are kept."
     if rank is not None:
-        told += f" Rank correlation of predicted and measured change: {rank:.2f} over {len(moves):,} moves."
+        told += f" Rank correlation of predicted and measured change: {rank:.2f} over {len(found):,} moves."
     plot = tag("div", class_="plot moves needs-js", role="img", aria_label="Predicted against measured change of the loss")
-    return _section("Predicted and measured change of the loss", join(plot, tag("p", told, class_="note")), class_="prediction")
-
-
-def rank_correlation(a: list[float], b: list[float]) -> float | None:
-    """Spearman's: the correlation of the ranks, ties sharing their mean rank; ``None`` where one side is constant.
-
-    Example:
-        >>> rank_correlation([1, 2, 3], [10, 40, 90])
-        1.0
-    """
-    x, y = _ranks(a), _ranks(b)
-    middle = (len(a) - 1) / 2
-    top = sum((i - middle) * (j - middle) for i, j in zip(x, y, strict=True))
-    bottom = sum((i - middle) ** 2 for i in x) * sum((j - middle) ** 2 for j in y)
-    return top / bottom**0.5 if bottom else None
-
-
-def _ranks(values: list[float]) -> list[float]:
-    places: dict[float, list[int]] = {}
-    for place, value in enumerate(sorted(values)):
-        places.setdefault(value, []).append(place)
-    return [sum(places[v]) / len(places[v]) for v in values]
-
-
-def payload(group: Group) -> dict[str, Any]:
-    """What the script draws from: the dots with their spread, the baseline and the budget's lines."""
-    keys = {"bytes_ratio": svg.x_title("bytes_ratio"), **{f"{c}_ratio": svg.x_title(f"{c}_ratio") for c in COSTS}}
-    titles = {**{c: svg.x_title(c) for c in COSTS}, **keys, **SCORES}
-    return {
-        "percent": group.percent,
-        "maximize": group.maximize,
-        "names": group.names,
-        "symbols": svg.NAMES,
-        "titles": {key: title for key, title in titles.items() if group.has(key)},
-        "dots": [_dot(dot, group) for dot in group.dots],
-        "baseline": {key: value for key in (*COSTS, *SCORES) if (value := number(group.baseline, key)) is not None},
-        "limits": {key: value for key in SCORES if (value := verdict.limit(group, key)) is not None},
-        "moves": _moves(group),
-    }
-
-
-def _dot(dot: Dot, group: Group) -> dict[str, Any]:
-    values = {key: list(v) if v[1] < v[2] else v[0] for key, v in dot.values.items()}
-    told: dict[str, Any] = {"s": dot.series, "v": values, "t": text.setting(dot.record.get("setting"), 300)}
-    if dot.runs > 1:
-        told["n"] = dot.runs
-    elif dot.record.get("seed") is not None:
-        told["seed"] = text.setting(dot.record["seed"])
-    if not dot.kept:
-        told["x"] = 1
-    if dot.record is group.chosen:
-        told["best"] = 1
-    if isinstance(dot.record.get("step"), int):
-        told["step"], told["m"] = dot.record["step"], str(dot.record.get("method") or "")
-    return told
+    return _section(
+        "Predicted and measured change of the loss",
+        join(plot, svg.moves_panel(found), tag("p", told, class_="note")),
+        class_="prediction",
+    )

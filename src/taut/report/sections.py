@@ -17,12 +17,20 @@ def table(caption: str, heads: list[tuple[str, str]], rows: list[tuple[str, list
 
     ``heads``: ``(title, class of the column)``; ``rows``: ``(class of the row, cells)``, the first cell names the row.
     """
-    head = tag("tr", [tag("th", title, scope="col", role="columnheader", class_=kind or None) for title, kind in heads], role="row")
+    head = tag(
+        "tr", [tag("th", title, scope="col", role="columnheader", class_=kind or None) for title, kind in heads], role="row"
+    )
     body = []
     for row_class, cells in rows:
         first = tag("th", cells[0], scope="row", role="rowheader", data_label=heads[0][0])
         rest = [
-            tag("td", cell, role="cell", data_label=title, class_=" ".join(filter(None, [kind, "blank" if cell == "" else ""])) or None)
+            tag(
+                "td",
+                cell,
+                role="cell",
+                data_label=title,
+                class_=" ".join(filter(None, [kind, "blank" if cell == "" else ""])) or None,
+            )
             for cell, (title, kind) in zip(cells[1:], heads[1:], strict=True)
         ]
         body.append(tag("tr", first, rest, role="row", class_=row_class or None))
@@ -41,8 +49,9 @@ def cards(group: Group) -> Safe | None:
     chosen, before = group.chosen, group.baseline
     if chosen is None:
         return None
-    ratios = group.summary.get("ratio") if isinstance(group.summary.get("ratio"), dict) else {}
-    shown = []
+    stated = group.summary.get("ratio")
+    ratios: Record = stated if isinstance(stated, dict) else {}
+    shown: list[Safe] = []
     for key, title, write in (
         ("bytes", "smaller file", text.size),
         ("params", "fewer parameters", text.count),
@@ -152,7 +161,7 @@ def _front_row(dot: Dot, group: Group) -> list[Any]:
 
 def reproduce(group: Group, sources: list[str]) -> Safe:
     """The settings of the run: command, seeds, version, machine."""
-    record = group.chosen or group.records[-1]
+    record = group.chosen or _agreed(group.records)
     find = {**group.summary, **{k: v for k, v in record.items() if v is not None}}
     command = find.get("command")
     seeds = sorted({text.setting(r["seed"]) for r in group.records if r.get("seed") is not None}, key=lambda s: (len(s), s))
@@ -172,6 +181,12 @@ def reproduce(group: Group, sources: list[str]) -> Safe:
         copy = tag("button", "Copy", type="button", class_="copy needs-js", aria_label="Copy the command")
         parts.insert(0, tag("div", tag("pre", tag("code", command)), copy, class_="command"))
     return join(parts)
+
+
+def _agreed(records: list[Record]) -> Record:
+    """What all records say alike."""
+    first = records[0]
+    return {key: value for key, value in first.items() if all(record.get(key) == value for record in records[1:])}
 
 
 def _listed(words: list[str]) -> str:

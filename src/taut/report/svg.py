@@ -34,6 +34,7 @@ def symbol(index: int, x: float, y: float, size: float, class_: str = "") -> Saf
 
 
 def legend_symbol(index: int) -> Safe:
+    """The marker of a series beside its name."""
     return tag("svg", symbol(index, 8, 8, 5), width="16", height="16", viewBox="0 0 16 16", aria_hidden="true")
 
 
@@ -70,12 +71,36 @@ def panels(group: Group) -> Safe | None:
     y = next((key for key in SCORES if group.has(key)), None)
     if y is None:
         return None
-    drawn = []
-    for cost in COSTS:
-        x = f"{cost}_ratio" if group.has(f"{cost}_ratio") else cost
-        if group.has(x):
-            drawn.append(panel(group, x, y))
+    axes = [f"{cost}_ratio" if group.has(f"{cost}_ratio") else cost for cost in COSTS]
+    counts = {x: sum(x in dot.values and y in dot.values for dot in group.dots) for x in axes}
+    most = max(counts.values())
+    drawn = [panel(group, x, y) for x, count in counts.items() if count > 1 or 0 < count == most]
     return tag("div", drawn, class_="static panels") if drawn else None
+
+
+def moves_panel(moves: list[list[float]]) -> Safe:
+    """Measured against predicted change of the loss, with the line on which they agree."""
+    sizes = sorted(abs(value) for move in moves for value in move[:2])
+    reach = sizes[int(0.96 * (len(sizes) - 1))] or 1.0
+    shown = [move for move in moves if max(abs(move[0]), abs(move[1])) <= reach] or moves
+    values = [value for move in shown for value in move[:2]]
+    across, up = Axis(values, LEFT, WIDTH - RIGHT, log=False), Axis(values, HEIGHT - BOTTOM, TOP, log=False)
+    low, high = min(values), max(values)
+    ends = {"x1": across.at(low), "y1": up.at(low), "x2": across.at(high), "y2": up.at(high)}
+    marks = [tag("line", **{k: f"{v:.1f}" for k, v in ends.items()}, class_="agree")]
+    for place in across.ticks():
+        marks.append(_label(text.short(place), across.at(place), HEIGHT - BOTTOM + 16, "middle"))
+    for place in up.ticks():
+        marks.append(_label(text.short(place), LEFT - 6, up.at(place) + 4, "end"))
+    marks += [symbol(0 if m[2] else 4, across.at(m[0]), up.at(m[1]), 3.6, "" if m[2] else "rejected") for m in shown]
+    marks.append(_label("predicted", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "middle", "axistitle"))
+    marks.append(_label("measured (full: kept, open: rejected)", LEFT, TOP - 4, "start", "axistitle"))
+    told = f"Measured against predicted change of the loss: {len(shown)} moves"
+    return tag("div", tag("svg", marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=told), class_="static panels")
+
+
+def _label(words: str, x: float, y: float, anchor: str, class_: str = "tick") -> Safe:
+    return tag("text", words, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=class_)
 
 
 def x_title(key: str) -> str:
@@ -106,7 +131,9 @@ def panel(group: Group, x: str, y: str) -> Safe:
         marks.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{up.at(bound):.1f}", y2=f"{up.at(bound):.1f}", class_="budget"))
     steps = " ".join(f"{across.at(d.values[x][0]):.1f},{up.at(d.values[y][0]):.1f}" for d in best if d in inside)
     marks.append(tag("polyline", points=steps, class_="frontline"))
-    marks += [_mark(dot, across.at(dot.values[x][0]), up.at(dot.values[y][0]), group) for dot in sorted(inside, key=_order(group))]
+    marks += [
+        _mark(dot, across.at(dot.values[x][0]), up.at(dot.values[y][0]), group) for dot in sorted(inside, key=_order(group))
+    ]
     told = f"{SCORES[y]} against {x_title(x).lower()}: {len(inside)} points"
     return tag("svg", marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=told)
 
@@ -135,10 +162,10 @@ def _grid(across: Axis, up: Axis, x: str, y: str, percent: bool) -> Safe:
         place = f"{up.at(tick):.1f}"
         label = f"{100 * tick:.4g} %" if percent and y != "loss_val" else text.short(tick)
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=place, y2=place, class_="gridline"))
-        parts.append(tag("text", label, x=LEFT - 6, y=place, dy="4", text_anchor="end", class_="tick"))
+        parts.append(_label(label, LEFT - 6, up.at(tick) + 4, "end"))
     for tick in across.ticks():
         label = text.times(tick) if x.endswith("_ratio") else text.size(tick) if x == "bytes" else text.count(tick)
-        parts.append(tag("text", label, x=f"{across.at(tick):.1f}", y=HEIGHT - BOTTOM + 16, text_anchor="middle", class_="tick"))
-    parts.append(tag("text", x_title(x), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 8, text_anchor="middle", class_="axistitle"))
-    parts.append(tag("text", SCORES[y], x=LEFT, y=TOP - 4, text_anchor="start", class_="axistitle"))
+        parts.append(_label(label, across.at(tick), HEIGHT - BOTTOM + 16, "middle"))
+    parts.append(_label(x_title(x), (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "middle", "axistitle"))
+    parts.append(_label(SCORES[y], LEFT, TOP - 4, "start", "axistitle"))
     return tag("g", parts)

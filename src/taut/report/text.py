@@ -35,7 +35,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Safe:
 
 def join(*children: Any) -> Safe:
     """Children after one another; lists are flattened, ``None`` left out, strings escaped."""
-    parts = []
+    parts: list[str] = []
     for child in children:
         if isinstance(child, (list, tuple)):
             parts.append(join(*child))
@@ -82,14 +82,17 @@ def scaled(value: float, units: tuple[str, ...]) -> str:
 
 
 def size(value: float | None) -> str:
+    """Bytes: ``1.23 MB``, a thousand to the kilobyte."""
     return "–" if value is None else scaled(value, ("B", "kB", "MB", "GB", "TB"))
 
 
 def count(value: float | None) -> str:
+    """A count: ``74.2 k``."""
     return "–" if value is None else scaled(value, ("", "k", "M", "G", "T"))
 
 
 def milliseconds(value: float | None) -> str:
+    """A latency, below a tenth of a millisecond in microseconds."""
     if value is None:
         return "–"
     return f"{short(value * 1000)} µs" if abs(value) < 0.1 else f"{short(value)} ms"
@@ -101,6 +104,7 @@ def times(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
+    """A duration."""
     if value is None:
         return "–"
     if value < 120:

@@ -69,7 +69,11 @@ def _on_validation(group: Group) -> Safe | None:
     key, what = ("metric_val", "metric") if kind == "metric_drop" else ("loss_val", "loss")
     amount = text.change(value, group.percent).lstrip("+±") if kind == "metric_drop" else text.short(value)
     worse = "fall" if kind == "metric_drop" and group.maximize else "rise"
-    rule = f"The validation {what} must not {worse} at all." if value == 0 else f"The validation {what} may {worse} by at most {amount}."
+    rule = (
+        f"The validation {what} must not {worse} at all."
+        if value == 0
+        else f"The validation {what} may {worse} by at most {amount}."
+    )
     was, now, bound = number(group.baseline, key), number(group.chosen or {}, key), limit(group, key)
     if now is None or bound is None:
         return _verdict("open", "No network was chosen", rule, "")
@@ -145,7 +149,9 @@ def _strip(test: Test, room: float, group: Group) -> Safe | None:
         tag("line", x1=at(test.low), x2=at(test.high), y1="22", y2="22", class_="interval"),
         tag("circle", cx=at(test.change), cy="22", r="6", class_="dot"),
         tag("text", "no change", x=at(0), y="54", class_="label", text_anchor=_anchor(at(0))),
-        tag("text", "budget", x=at(bound), y="54", class_="label", text_anchor=_anchor(at(bound))) if _apart(at(0), at(bound)) else None,
+        tag("text", "budget", x=at(bound), y="54", class_="label", text_anchor=_anchor(at(bound)))
+        if _apart(at(0), at(bound))
+        else None,
     ]
     told = f"Change {text.change(test.change, group.percent)} with its 95 % interval, against no change and the budget"
     return tag("svg", marks, class_="strip", height="60", width="100%", role="img", aria_label=told)
