@@ -209,7 +209,7 @@
     const plot = article.querySelector(".moves");
     if (!plot) return;
     const sizes = group.moves.flatMap((m) => [Math.abs(m[0]), Math.abs(m[1])]).sort((a, b) => a - b);
-    const reach = 1.15 * (sizes[Math.floor(0.96 * (sizes.length - 1))] || 1);
+    const reach = 1.15 * (sizes[Math.floor((sizes.length < 60 ? 1 : 0.96) * (sizes.length - 1))] || 1);
     const { made } = layout({ ...group, percent: false, titles: {}, limits: {}, baseline: {} }, { x: "p", y: "m", scale: 1, cost: "p", whole: true },
       group.moves.map((m) => ({ v: { p: m[0], m: m[1] } })));
     const least = Math.min(0, ...group.moves.map((m) => Math.min(m[0], m[1])));

@@ -62,7 +62,11 @@ def cards(group: Group) -> Safe | None:
         ratio = number(ratios, key.removesuffix("_ms")) or (was / now if was and now else None)
         if now is None or ratio is None:
             continue
-        if ratio < 0.995:
+        if 0.995 <= ratio <= 1.005:
+            title = {"faster": "as fast as before", "smaller file": "as large as before"}.get(
+                title, title.replace("fewer", "as many")
+            )
+        elif ratio < 1:
             title = {"faster": "the speed: slower"}.get(title, f"{title} (it grew)")
         shown.append(_card(text.times(ratio), title, f"{write(was)} → {write(now)}", first=not shown))
     was, now = number(before, "metric_val"), number(chosen, "metric_val")

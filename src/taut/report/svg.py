@@ -81,7 +81,7 @@ def panels(group: Group) -> Safe | None:
 def moves_panel(moves: list[list[float]]) -> Safe:
     """Measured against predicted change of the loss, with the line on which they agree."""
     sizes = sorted(abs(value) for move in moves for value in move[:2])
-    reach = sizes[int(0.96 * (len(sizes) - 1))] or 1.0
+    reach = sizes[int((1 if len(sizes) < 60 else 0.96) * (len(sizes) - 1))] or 1.0
     shown = [move for move in moves if max(abs(move[0]), abs(move[1])) <= reach] or moves
     values = [value for move in shown for value in move[:2]]
     across, up = Axis(values, LEFT, WIDTH - RIGHT, log=False), Axis(values, HEIGHT - BOTTOM, TOP, log=False)
