@@ -24,6 +24,8 @@ from taut.errors import LayerError, TautError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
+REPLACEABLE = ("linear", "conv", "hf_conv1d")
+"""The kinds of layers that a code may replace by another module."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ class Layer:
 
     @property
     def macs(self) -> float:
-        """Multiply-adds for one input; an embedding only looks up."""
-        return 0.0 if self.kind == "embedding" else self.weight.numel() * (self.uses or 1)
+        """Multiply-adds for one input; an embedding only looks up, unless it is an output layer too."""
+        if self.kind == "embedding" and not self.tied:
+            return 0.0
+        return self.weight.numel() * (1 if self.uses is None else self.uses)
 
 
 def find_layers(model: nn.Module, example_input: Any = None) -> dict[str, Layer]:
@@ -79,10 +83,13 @@ def find_layers(model: nn.Module, example_input: Any = None) -> dict[str, Layer]
     found: dict[str, Layer] = {}
     first: dict[int, str] = {}
     tied: dict[str, list[str]] = {}
+    tables = set()
     for path, module in model.named_modules():
         for parameter, kind in _weights(module):
             name = f"{path}.{parameter}".lstrip(".") if kind == "recurrent" else path
             identity = _identity(module, parameter)
+            if kind == "embedding":
+                tables.add(name)
             if identity in first:
                 tied.setdefault(first[identity], []).append(name)
                 continue
@@ -90,9 +97,10 @@ def find_layers(model: nn.Module, example_input: Any = None) -> dict[str, Layer]
             found[name] = Layer(name, module, parameter, kind, uses.get(path))
     for name, others in tied.items():
         layer = found[name]
-        # a table that is also an output layer costs the output layer's arithmetic
-        counts = [uses[n] for n in (name, *others) if n in uses]
-        found[name] = Layer(name, layer.module, layer.parameter, layer.kind, max(counts, default=None), tuple(others))
+        # every place that multiplies by the weight costs its own arithmetic; a table among them only looks up
+        counts = [uses[n] for n in (name, *others) if n in uses and n not in tables]
+        total = None if example_input is None else float(sum(counts))
+        found[name] = Layer(name, layer.module, layer.parameter, layer.kind, total, tuple(others))
     return found
 
 
@@ -202,14 +210,24 @@ def put(model: nn.Module, layer: Layer, code: Code) -> None:
     if isinstance(module, Factored):
         raise LayerError(f"{layer.name}: is already two layers; put the code into a copy of the original model")
     layer = replace(layer, module=module)
-    replacement = None if layer.tied or layer.kind not in ("linear", "conv", "hf_conv1d") else code.module(layer)
-    if replacement is not None:
-        replacement.train(module.training)
-        replace_module(model, layer.name, replacement)
+    new = replacement(layer, code)
+    if new is not None:
+        new.train(module.training)
+        replace_module(model, layer.name, new)
         return
     attach(module, layer.parameter, _stored(code) if layer.kind == "hf_conv1d" else code)
     for other in layer.tied:
         _tie(model, other, layer)
+
+
+def replacement(layer: Layer, code: Code) -> nn.Module | None:
+    """The cheaper module that :func:`put` would set in the layer's place, or ``None`` where the layer stays and decodes."""
+    return code.module(layer) if replaceable(layer) else None
+
+
+def replaceable(layer: Layer) -> bool:
+    """Whether a layer can become another module: a weight that others share or that a recurrent layer owns is decoded instead."""
+    return not layer.tied and layer.kind in REPLACEABLE
 
 
 def _stored(code: Code) -> Code:

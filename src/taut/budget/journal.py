@@ -74,6 +74,8 @@ class Journal:
             "widest": progress.widest,
             "rejected": [sorted(key) for key in progress.rejected],
             "finished": progress.finished,
+            "barred": progress.barred,
+            "narrowing": progress.narrowed,
             **extra,
         }
         temporary = self.state.with_suffix(".tmp")
@@ -102,4 +104,7 @@ class Journal:
         kept = Trial(dense, shipped.eval(), plan, evaluate(shipped, setup.val, setup.objective), data["cost"])
         region = None if data["radius"] is None else TrustRegion(data["radius"])
         rejected = {frozenset((a, b) for a, b in key) for key in data["rejected"]}
-        return Progress(kept, data["step"], region, rejected, data["finished"], data["widest"])
+        return Progress(
+            kept, data["step"], region, rejected, data["finished"], data["widest"], data.get("barred", {}),
+            data.get("narrowing", ""),
+        )  # fmt: skip

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from taut.budget.pays import narrower_but_slower
 from taut.budget.recover import OutOfTime
 from taut.budget.search import Observer, Progress, Step
-from taut.budget.trial import Setup, run_trial
+from taut.budget.trial import Setup, Trial, run_trial
 from taut.errors import TautError
 from taut.shrink import shrink
 
@@ -46,10 +47,12 @@ def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe:
                 smaller = shrink(progress.kept.dense, example, keep=step, round_to=how.round_to, seed=setup.seed)
             except TautError as nothing:
                 log.info("no more units to remove: %s", nothing)
+                progress.narrowed = str(nothing)
                 break
             trial = run_trial(setup, smaller, {}, None, progress.step)
             before = progress.kept.evaluation
-            good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < setup.margin * progress.kept.cost
+            progress.narrowed = _why_not(setup, progress, trial, example)
+            good = not progress.narrowed
             measured, error = trial.evaluation.loss - before.loss, trial.evaluation.paired_error(before)
             if good:
                 progress.kept, width = trial, width * step
@@ -60,4 +63,17 @@ def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe:
                 step = (1 + step) / 2
     except OutOfTime:
         log.info("the time limit came while units were removed; what was kept before stands")
+        progress.narrowed = "the time limit came"
     return progress
+
+
+def _why_not(setup: Setup, progress: Progress, trial: Trial, example: Any) -> str:
+    """Why a narrower network is not kept: out of budget, no cheaper, or slower; empty if it is kept."""
+    if not setup.budget.holds(setup.baseline, trial.evaluation):
+        return f"with fewer units the network is out of budget (a {setup.budget.describe()})"
+    if trial.cost >= setup.margin * progress.kept.cost:
+        return "with fewer units the network costs no less"
+    slow = narrower_but_slower(progress.kept.shipped, trial.shipped, example)
+    if slow is not None:
+        log.info("a narrower network is not kept: %s", slow)
+    return slow or ""

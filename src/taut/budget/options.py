@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -25,31 +25,39 @@ class Option:
 
 @dataclass(frozen=True)
 class Site:
-    """A layer at the present point of the search: its weight, its curvature, its present option."""
+    """A layer at the present point of the search: its weight, its present option, and the options evaluated so far."""
 
     layer: Layer
     weight: Tensor
     stay: Option
+    known: dict[str, Option] = field(default_factory=dict)
 
 
 def evaluate_option(site: Site, method: Compressor, model: LossModel, price: Price) -> Option:
-    """What a method would cost and lose at this layer."""
-    name = site.layer.name
-    stats: Stats = model.stats(name)
-    code = method.compress(site.weight, stats)
-    return Option(method, price(code, site.layer), model.change(name, site.weight, code.decompress()))
+    """What a method would cost and lose at this layer; evaluated once."""
+    key = repr(method)  # every digit of the setting
+    if key not in site.known:
+        name = site.layer.name
+        stats: Stats = model.stats(name)
+        code = method.compress(site.weight, stats)
+        change = model.change(name, site.weight, code.decompress())
+        site.known[key] = Option(method, price(code, site.layer), change)
+    return site.known[key]
 
 
-def options(site: Site, methods: Sequence[Compressor], model: LossModel, price: Price, *, depth: int = 10) -> list[Option]:
+def options(
+    site: Site, methods: Sequence[Compressor], model: LossModel, price: Price, *, depth: int = 10, barred: Container[str] = ()
+) -> list[Option]:
     """The cheaper settings of a layer: for each method, up to ``depth`` rungs below the present cost; only the convex front.
 
-    Cost falls along a ladder, so the first rung that is cheaper than the present setting is found by bisection.
+    Cost falls along a ladder, so the first rung that is cheaper than the present setting is found by bisection. ``barred``: the
+    settings (as text) that are out of question.
     """
     found = [site.stay]
     for method in methods:
         if method.refuses(site.layer):
             continue
-        rungs = [r for r in reversed(method.ladder(site.weight.shape)) if r.refuses(site.layer) is None]
+        rungs = [r for r in reversed(method.ladder(site.weight.shape)) if str(r) not in barred and r.refuses(site.layer) is None]
         start = _first_cheaper(site, rungs, model, price)
         found += [evaluate_option(site, rung, model, price) for rung in rungs[start : start + depth]]
     return convex_front(found)

@@ -13,6 +13,7 @@ from torch import nn
 
 from taut.budget.loss_model import LossModel
 from taut.budget.options import Option, Price, Site, allocate, evaluate_option, options
+from taut.budget.pays import Pays
 from taut.budget.recover import OutOfTime
 from taut.budget.trial import Plan, Setup, Trial, round_seed, run_trial, walk
 from taut.budget.trust_region import TrustRegion
@@ -58,11 +59,25 @@ class Progress:
     rejected: set[frozenset] = field(default_factory=set)
     finished: bool = False
     widest: float = 0.0
+    barred: dict[str, dict[str, str]] = field(default_factory=dict)
+    """``{layer: {setting: why}}`` for the settings that were timed and do not pay."""
+    narrowed: str = ""
+    """Why no more units were removed."""
 
 
 Observer = Callable[[Step, Progress], None]
 Fit = Callable[[nn.Module], LossModel]
 Fronts = dict[str, list[Option]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A point of the search: its dense network, the loss model there, and each layer's site and front."""
+
+    dense: nn.Module
+    model: LossModel
+    sites: dict[str, Site]
+    fronts: Fronts
 
 
 class Search:
@@ -72,7 +87,8 @@ class Search:
         self, setup: Setup, methods: Sequence[Compressor], price: Price, fit: Fit, observe: Observer, example: Any = None
     ) -> None:
         self.setup, self.methods, self.price, self.fit, self.observe, self.example = setup, methods, price, fit, observe, example
-        self._kept: tuple[Trial, Fronts, LossModel] | None = None
+        self.pays = Pays(example)
+        self._kept: tuple[Trial, Survey] | None = None
 
     def run(self, progress: Progress) -> Progress:
         """Go on until a measured probe of every layer's next move has failed, or the time is up."""
@@ -85,19 +101,44 @@ class Search:
 
     def _advance(self, progress: Progress) -> None:
         if self._kept is None or self._kept[0] is not progress.kept:
-            self._kept = (progress.kept, *self._survey(progress.kept.dense, progress.kept.plan))
-        _, fronts, model = self._kept
+            self._kept = (progress.kept, self._survey(progress, progress.kept.dense, progress.kept.plan))
+        survey = self._kept[1]
+        fronts = survey.fronts
         total = sum(front[0].cost for front in fronts.values())
         floor = (STEP_FLOOR if progress.kept.plan else FIRST_FLOOR) * total
         if progress.region is None:
-            first = allocate(fronts, float("inf"), floor=floor)
+            first = self._allocate(progress, survey, math.inf, floor)
             progress.region = TrustRegion(max(_predicted(fronts, first), 1e-12))
             progress.widest = progress.region.radius
         moves = self._next_moves(progress, fronts, floor)
+        while self._bar(progress, survey, moves):
+            moves = self._next_moves(progress, fronts, floor)
         if not moves:
             progress.finished = True
             return
-        self._try(progress, fronts, model, moves)
+        self._try(progress, survey, moves)
+
+    def _allocate(self, progress: Progress, survey: Survey, radius: float, floor: float) -> dict[str, Option]:
+        """The moves to try next, every one of which pays."""
+        moves = allocate(survey.fronts, radius, floor=floor)
+        while self._bar(progress, survey, moves):
+            moves = allocate(survey.fronts, radius, floor=floor)
+        return moves
+
+    def _bar(self, progress: Progress, survey: Survey, moves: dict[str, Option]) -> bool:
+        """Time the moves that replace layers, and take those that do not pay from their fronts; whether there were any."""
+        if time.monotonic() > self.setup.deadline:
+            raise OutOfTime
+        coded = {}
+        for name, option in moves.items():
+            if option.method is not None:
+                coded[name] = option.method, option.method.compress(survey.sites[name].weight, survey.model.stats(name))
+        reasons = self.pays.why_not(survey.dense, coded)
+        for name, why in reasons.items():
+            barred = progress.barred.setdefault(name, {})
+            barred[str(moves[name].method)] = why
+            survey.fronts[name] = options(survey.sites[name], self.methods, survey.model, self.price, barred=barred)
+        return bool(reasons)
 
     def _next_moves(self, progress: Progress, fronts: Fronts, floor: float) -> dict[str, Option]:
         """The allocation within the radius, or, once that is known to fail, the next single move not yet measured."""
@@ -115,11 +156,11 @@ class Search:
         fresh = [probe for probe in probes if _key(probe) not in progress.rejected]
         return min(fresh, key=lambda probe: _exchange(fronts, probe), default={})
 
-    def _try(self, progress: Progress, fronts: Fronts, model: LossModel, moves: dict[str, Option]) -> None:
+    def _try(self, progress: Progress, survey: Survey, moves: dict[str, Option]) -> None:
         assert progress.region is not None
         kept, setup, region = progress.kept, self.setup, progress.region
         progress.step += 1
-        dense, plan, model, predicted = self._descend(kept, fronts, model, moves, progress.step)
+        dense, plan, model, predicted = self._descend(progress, survey, moves, progress.step)
         trial = run_trial(setup, dense, plan, model, progress.step)
         measured, error = trial.evaluation.loss - kept.evaluation.loss, trial.evaluation.paired_error(kept.evaluation)
         good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < setup.margin * kept.cost
@@ -132,36 +173,37 @@ class Search:
         self.observe(Step(progress.step, trial, predicted, measured, error, region.radius, good), progress)
 
     def _descend(
-        self, kept: Trial, fronts: Fronts, model: LossModel, moves: dict[str, Option], step: int
+        self, progress: Progress, survey: Survey, moves: dict[str, Option], step: int
     ) -> tuple[nn.Module, Plan, LossModel, float]:
         """The weights, the plan and the predicted change of a step; with recovery, approached in small trained moves."""
-        dense, plan, predicted = kept.dense, kept.plan, 0.0
-        total = sum(front[0].cost for front in fronts.values())
-        target = total - sum(fronts[name][0].cost - option.cost for name, option in moves.items())
+        dense, plan, predicted = progress.kept.dense, progress.kept.plan, 0.0
+        total = sum(front[0].cost for front in survey.fronts.values())
+        target = total - sum(survey.fronts[name][0].cost - option.cost for name, option in moves.items())
         # coarser values take nothing away that training could replace: the way begins where they end
         start = total if plan else max(COARSE * total, target)
         count = 1 if self.setup.recovery is None else math.ceil(math.log(target / start) / math.log(STRIDE))
         if len(moves) > 1:
             for i in range(1, count):
-                part = allocate(fronts, math.inf, floor=start * (target / start) ** (i / count))
-                predicted += _predicted(fronts, part)
+                part = self._allocate(progress, survey, math.inf, start * (target / start) ** (i / count))
+                predicted += _predicted(survey.fronts, part)
                 plan = _merged(plan, part)
-                dense = walk(self.setup, dense, plan, model, round_seed(self.setup, step, 10 + i))
-                fronts, model = self._survey(dense, plan)
-                moves = allocate(fronts, math.inf, floor=target)
-        return dense, _merged(plan, moves), model, predicted + _predicted(fronts, moves)
+                dense = walk(self.setup, dense, plan, survey.model, round_seed(self.setup, step, 10 + i))
+                survey = self._survey(progress, dense, plan)
+                moves = self._allocate(progress, survey, math.inf, target)
+        return dense, _merged(plan, moves), survey.model, predicted + _predicted(survey.fronts, moves)
 
-    def _survey(self, dense: nn.Module, plan: Plan) -> tuple[Fronts, LossModel]:
+    def _survey(self, progress: Progress, dense: nn.Module, plan: Plan) -> Survey:
         """Every layer's front at a point of the search, and the loss model there."""
         model = self.fit(dense)
-        fronts = {}
+        sites, fronts = {}, {}
         for name, layer in find_layers(dense, self.example).items():
             weight = layer.weight.detach()
             site = Site(layer, weight, Option(None, self.price(DenseCode(weight), layer), 0.0))
             if name in plan:
                 site = Site(layer, weight, evaluate_option(site, plan[name], model, self.price))
-            fronts[name] = options(site, self.methods, model, self.price)
-        return fronts, model
+            barred = progress.barred.get(name, {})
+            sites[name], fronts[name] = site, options(site, self.methods, model, self.price, barred=barred)
+        return Survey(dense, model, sites, fronts)
 
 
 def _merged(plan: Plan, moves: dict[str, Option]) -> dict[str, Compressor]:
