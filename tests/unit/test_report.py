@@ -1,5 +1,6 @@
 """The page and the picture: everything measured is there, nothing in a record becomes markup, nothing is asked of the network."""
 
+import importlib
 import itertools
 import json
 import re
@@ -94,7 +95,8 @@ def page_of(path):
 def small_bundle(request, monkeypatch):
     """Plotly's five megabytes are written and parsed only where a test is about them."""
     if "whole_bundle" not in request.fixturenames:
-        monkeypatch.setattr("taut.report.page._plotly", lambda: "/* plotly */")
+        # by module: the package's attribute ``report`` is the function
+        monkeypatch.setattr(importlib.import_module("taut.report.page"), "_plotly", lambda: "/* plotly */")
 
 
 @pytest.fixture
