@@ -19,6 +19,7 @@ from taut.budget.journal import Journal
 from taut.budget.loss_model import fit
 from taut.budget.narrow import Shrink, narrow
 from taut.budget.price import Meter
+from taut.budget.reasons import explain
 from taut.budget.recover import Recovery
 from taut.budget.search import Progress, Search, Step
 from taut.budget.trial import Setup, Trial
@@ -27,7 +28,7 @@ from taut.compressors.base import Compressor
 from taut.cost import Ledger
 from taut.curve import Curve, Point
 from taut.errors import TautError
-from taut.layers import check_model, find_layers
+from taut.layers import check_model
 from taut.measure import evaluate
 from taut.objective import Loss, Metric, Objective, batches_of, has_target, inputs_of
 from taut.records import read_records
@@ -243,26 +244,8 @@ class _Run:
     def result(self, progress: Progress) -> Result:
         """The cheapest kept network, and why each layer that was left alone was."""
         best, kept = self.curve.best, progress.kept
-        reasons = self._reasons(kept)
-        rows = tuple(replace(row, why=reasons.get(row.name, "")) for row in best.ledger.rows)
-        ledger = replace(best.ledger, rows=rows)
+        ledger = explain(best.ledger, self.setup.original, self.methods, progress, self.curve, self.settings["minimize"])
         return Result(
             kept.shipped, self.curve, replace(best, ledger=ledger), ledger, self.curve.points[0], self.setup.budget,
             self.setup.original, self.setup.objective, progress.finished, self.settings,
         )  # fmt: skip
-
-    def _reasons(self, kept: Trial) -> dict[str, str]:
-        """``{tensor: why it was left dense}`` for every weight without a code."""
-        compressors = [m for m in self.methods if isinstance(m, Compressor)]
-        reasons = {}
-        for name, layer in find_layers(kept.dense).items():
-            if name in kept.plan:
-                continue
-            refusals = [m.refuses(layer) for m in compressors]
-            if compressors and all(refusals):
-                reasons[layer.path] = "; ".join(sorted({str(r) for r in refusals}))
-            elif not compressors:
-                reasons[layer.path] = "no method for single weights was asked for"
-            else:
-                reasons[layer.path] = "no cheaper setting was measured to be within the budget"
-        return reasons

@@ -47,7 +47,7 @@ def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe:
                 smaller = shrink(progress.kept.dense, example, keep=step, round_to=how.round_to, seed=setup.seed)
             except TautError as nothing:
                 log.info("no more units to remove: %s", nothing)
-                progress.narrowed = str(nothing)
+                progress.narrowed = progress.narrowed or str(nothing)
                 break
             trial = run_trial(setup, smaller, {}, None, progress.step)
             before = progress.kept.evaluation

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from taut.budget.loss_model import LossModel
 from taut.compressors.base import Code, Compressor, Stats
+from taut.errors import LayerError
 from taut.layers import Layer
 
 Price = Callable[[Code, Layer], float]
@@ -55,12 +56,23 @@ def options(
     """
     found = [site.stay]
     for method in methods:
-        if method.refuses(site.layer):
-            continue
-        rungs = [r for r in reversed(method.ladder(site.weight.shape)) if str(r) not in barred and r.refuses(site.layer) is None]
-        start = _first_cheaper(site, rungs, model, price)
-        found += [evaluate_option(site, rung, model, price) for rung in rungs[start : start + depth]]
+        free = [rung for rung in rungs(method, site.layer)[0] if str(rung) not in barred]
+        start = _first_cheaper(site, free, model, price)
+        found += [evaluate_option(site, rung, model, price) for rung in free[start : start + depth]]
     return convex_front(found)
+
+
+def rungs(method: Compressor, layer: Layer) -> tuple[list[Compressor], str]:
+    """The settings on a method's ladder that the layer can take, from dense to cheapest; if there are none, why.
+
+    A method stands for its whole ladder: that the setting it was given with does not suit the layer says nothing of the others.
+    """
+    try:
+        ladder = method.ladder(layer.weight.shape)
+    except LayerError as error:
+        return [], method.refuses(layer) or str(error)
+    free = [rung for rung in reversed(ladder) if rung.refuses(layer) is None]
+    return free, "" if free else (ladder[0] if ladder else method).refuses(layer) or f"{method} has no settings for it"
 
 
 def _first_cheaper(site: Site, rungs: Sequence[Compressor], model: LossModel, price: Price) -> int:

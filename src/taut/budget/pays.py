@@ -36,7 +36,7 @@ Ratios = Callable[[nn.Module, nn.Module, Any], tuple[Iterator[float], str]]
 def ratios(before: nn.Module, after: nn.Module, example_input: Any, *, fixed: bool = True) -> tuple[Iterator[float], str]:
     """How many times as long ``after`` takes as ``before``, up to five timings of one input, and what they ran on.
 
-    On ONNX Runtime where it is installed and takes both, else in torch itself. ``fixed``: the example input is one input as it is.
+    On ONNX Runtime where it is installed and takes both, else in torch itself. ``fixed``: the example is one input as it is.
     """
     try:
         found = ratios_onnx(before, after, example_input, rounds=ROUNDS, fixed=fixed)
@@ -100,7 +100,7 @@ class Pays:
                 continue
             factor, where = self._time(layers[name], module, seen[name])
             if factor is not None:
-                told = f"{setting(moves[name][0])} took {factor:.2g} times as long as the dense layer on {where}, batch 1"
+                told = f"{setting(moves[name][0], layers[name])} took {factor:.2g} times as long as the dense layer on {where}, batch 1"
                 log.info("%s: %s; it is not tried", name, told)
                 reasons[name] = told
         return reasons
@@ -141,12 +141,13 @@ def inputs_seen(model: nn.Module, layers: dict[str, Layer], example: Any) -> dic
     return seen
 
 
-def setting(method: Compressor) -> str:
-    """A method's setting in few words.
+def setting(method: Compressor, layer: Layer) -> str:
+    """A method's setting for a layer in few words; only a 2-D convolution has two schemes.
 
     Example:
         >>> from taut.compressors import Chain, LowRank, Quantize
-        >>> setting(Chain(LowRank(rank=48), Quantize(bits=8)))
+        >>> layer = find_layers(nn.Sequential(nn.Linear(96, 96)))["0"]
+        >>> setting(Chain(LowRank(rank=48), Quantize(bits=8)), layer)
         'rank 48'
     """
     first = method
@@ -155,7 +156,7 @@ def setting(method: Compressor) -> str:
     rank, scheme = getattr(first, "rank", None), getattr(first, "scheme", 1)
     if rank is None:
         return str(method)
-    return f"rank {rank}" if scheme == 1 else f"rank {rank} (scheme {scheme})"
+    return f"rank {rank}" if scheme == 1 or layer.weight.dim() != 4 else f"rank {rank} (scheme {scheme})"
 
 
 def narrower_but_slower(before: nn.Module, after: nn.Module, example: Any, timer: Callable = ratios) -> str | None:

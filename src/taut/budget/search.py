@@ -136,7 +136,10 @@ class Search:
         reasons = self.pays.why_not(survey.dense, coded)
         for name, why in reasons.items():
             barred = progress.barred.setdefault(name, {})
-            barred[str(moves[name].method)] = why
+            # two settings may be one for this layer: low rank's schemes differ in 2-D convolutions alone
+            same = (moves[name].cost, moves[name].predicted)
+            known = survey.sites[name].known.values()
+            barred |= {str(o.method): why for o in (moves[name], *known) if (o.cost, o.predicted) == same}
             survey.fronts[name] = options(survey.sites[name], self.methods, survey.model, self.price, barred=barred)
         return bool(reasons)
 
