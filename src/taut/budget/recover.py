@@ -24,16 +24,19 @@ class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
 class Recovery:
     """How recovery trains.
 
-    ``epochs``: of a round, with the learning rate ``lr`` falling to zero; a quarter of them, at a steady rate, after each small
+    ``epochs``: of a round, with the learning rate ``lr`` falling to zero; a sixth of them, at a steady rate, after each small
     move on the way there. The share ``distill`` of the loss is the distance to the original's outputs at ``temperature``
-    (Hinton et al. 2015); gradients are clipped to the norm ``clip``.
+    (Hinton et al. 2015); gradients are clipped to the norm ``clip``. ``mix``: inputs that are plain float tensors are mixed
+    in pairs and the original is asked about the mixtures, so that its *function* is matched and not only its answers on the
+    training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv 1710.09412).
     """
 
     epochs: int = 8
     lr: float = 1e-3
+    mix: bool = True
     steady: bool = False
     temperature: float = 2.0
-    distill: float = 0.5
+    distill: float = 0.9
     clip: float = 5.0
 
 
@@ -89,9 +92,7 @@ def _step(
     parameters: list[Tensor],
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss, logits = objective.training_loss(model, batch)
-    if logits is not None and how.distill > 0:
-        loss = (1 - how.distill) * loss + how.distill * _distance(logits, teacher, batch, how.temperature)
+    loss = _loss(model, teacher, batch, objective, how)
     if not bool(torch.isfinite(loss)):
         raise BudgetError(
             f"the training loss became {float(loss)} during recovery; check the training data for NaN and infinite values"
@@ -99,6 +100,31 @@ def _step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, how.clip)
     optimizer.step()
+
+
+def _loss(model: nn.Module, teacher: nn.Module, batch: Any, objective: Objective, how: Recovery) -> Tensor:
+    """The training loss: to the labels, and for classifiers to the original's outputs too."""
+    if how.distill == 0 or not how.mix or not _mixable(batch) or objective.loss is not None:
+        loss, logits = objective.training_loss(model, batch)
+        if logits is None or how.distill == 0:
+            return loss
+        return (1 - how.distill) * loss + how.distill * _distance(logits, teacher, batch, how.temperature)
+    x, y = batch
+    order = torch.randperm(len(x))
+    share = torch.rand(len(x)).to(x)
+    mixed = torch.lerp(x[order], x, share.reshape(-1, *[1] * (x.dim() - 1)))
+    logits = logits_of(call_batch(model, mixed))
+    to_labels = [functional.cross_entropy(logits, target, reduction="none") for target in (y, y[order])]
+    loss = (share * to_labels[0] + (1 - share) * to_labels[1]).mean()
+    return (1 - how.distill) * loss + how.distill * _distance(logits, teacher, mixed, how.temperature)
+
+
+def _mixable(batch: Any) -> bool:
+    """Whether a batch is ``(float tensor, class of each sample)``."""
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        return False
+    x, y = batch
+    return x.is_floating_point() and not y.is_floating_point() and y.dim() == 1
 
 
 def _distance(logits: Tensor, teacher: nn.Module, batch: Any, temperature: float) -> Tensor:

@@ -22,7 +22,7 @@ from taut.layers import find_layers
 
 log = logging.getLogger(__name__)
 
-FIRST_FLOOR = 0.1
+FIRST_FLOOR = 0.07
 """The first step may go down to this fraction of the dense cost: putting weights on a codebook is nearly free."""
 STEP_FLOOR = 0.6
 """A later step, to this fraction of the present cost."""

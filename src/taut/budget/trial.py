@@ -94,7 +94,7 @@ def walk(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel, seed: int
     """A small move on the way to a candidate: the plan's relaxed sets, a little training at a steady rate, no measurement."""
     assert setup.recovery is not None
     relaxed = _relax(dense, plan, model)
-    _recover(setup, relaxed, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 4), steady=True), seed)
+    _recover(setup, relaxed, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 6), steady=True), seed)
     return densify(relaxed, dense)
 
 
@@ -108,7 +108,7 @@ def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None,
     tightened = any(method.relaxed() != method for method in plan.values())
     if setup.recovery is not None and tightened:
         _recover(
-            setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 3), lr=setup.recovery.lr / 3), seed
+            setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 4), lr=setup.recovery.lr / 3), seed
         )
     if setup.train is not None:
         reestimate_batchnorm(shipped, setup.train)
