@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -66,6 +66,23 @@ def error(w: Tensor, v: Tensor, h: Tensor | None = None) -> float:
 def slack(w: Tensor) -> float:
     """The squared error that roundings alone may make."""
     return w.numel() * rounding(w) ** 2
+
+
+# -- methods that no table lists --------------------------------------------------------------------------------------------
+
+
+def discovered(listed: Iterable[Compressor]) -> list[Compressor]:
+    """Every compressor of taut of a class that ``listed`` lacks, at its defaults: what a new file adds to the tables."""
+    known = {type(method) for method in listed}
+    return [cls() for cls in Compressor.registry.values() if cls.__module__.startswith("taut.") and cls not in known]
+
+
+def rungs(method: Compressor, shape: Sequence[int]) -> list[Compressor]:
+    """The ladder of a method for a weight of this shape; none where the method says that it cannot take it."""
+    try:
+        return method.ladder(shape)
+    except LayerError:
+        return []
 
 
 # -- the laws ---------------------------------------------------------------------------------------------------------------
@@ -239,8 +256,35 @@ def rivals(method: Compressor, w: Tensor) -> Iterator[Tensor]:
         yield from _codebook_rivals(method, w)
     elif isinstance(method, Quantize):
         yield from _grid_rivals(method, w)
+    elif hasattr(method, "rivals"):
+        yield from method.rivals(w)  # a user's method brings its own
     else:
-        yield from method.rivals(w)  # type: ignore[attr-defined] - a user's method brings its own
+        yield from _members(method, w)
+
+
+def _members(method: Compressor, w: Tensor) -> Iterator[Tensor]:
+    """Of any method: codes of other weights at its setting, its own code with tensors shifted, and those tuned by descent."""
+    draw = torch.Generator().manual_seed(0)
+    code = compress(method, w, Case(tuple(w.shape)).stats())
+    free = [t.double() for t in code.free()]
+    spread = w.std(correction=0) + torch.finfo(w.dtype).tiny
+    for near in (0.01, 0.1, 1.0):
+        for _ in range(10):
+            other = w + near * spread * torch.randn(w.shape, generator=draw, dtype=w.dtype)
+            yield compress(method, other, Case(tuple(w.shape)).stats()).decompress()
+            moved = [t + near * spread * torch.randn(t.shape, generator=draw, dtype=t.dtype) for t in free]
+            yield code.with_free(moved).decompress()
+    tuned = [t.clone().requires_grad_() for t in free]
+    descent = torch.optim.LBFGS(tuned, max_iter=50, line_search_fn="strong_wolfe")
+
+    def distance() -> Tensor:
+        descent.zero_grad()
+        loss = ((code.with_free(tuned).decompress() - w) / spread).square().sum()
+        loss.backward()
+        return loss
+
+    descent.step(distance)
+    yield code.with_free([t.detach() for t in tuned]).decompress()
 
 
 def _low_rank_rivals(method: LowRank, w: Tensor) -> Iterator[Tensor]:

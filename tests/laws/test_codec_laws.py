@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from laws import codec_laws as laws
 from laws.codec_laws import Codec
+from laws.compressor_laws import Case, compress, discovered, rungs
 from torch import Tensor, nn
 
 from taut.codec import records
@@ -24,7 +25,7 @@ from taut.codec.files import file_size, load, load_state_dict, record_sizes, sav
 from taut.codec.models import encode_adaptive
 from taut.codec.tensors import DTYPES, TENSOR
 from taut.codec.wire import Reader, unzigzag, varint, zigzag
-from taut.compressors.base import Code
+from taut.compressors.base import Code, Compressor
 from taut.compressors.codebook import CodebookCode
 from taut.compressors.low_rank import LowRankCode
 from taut.compressors.prune import PruneCode
@@ -128,6 +129,18 @@ def test_the_methods_own_codes() -> None:
     ):
         laws.check_roundtrip(CODEC, code)
         laws.check_size(CODEC, code)
+
+
+@pytest.mark.parametrize("method", discovered([]), ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_every_rung_of_every_method(method: Compressor, dtype: torch.dtype) -> None:
+    for case in (Case((6, 11), dtype), Case((4, 3, 3, 2), dtype, "sparse"), Case((5,), dtype)):
+        for rung in rungs(method, case.shape):
+            code = compress(rung, case.weight(), case.stats())
+            laws.check_roundtrip(CODEC, code)
+            laws.check_size(CODEC, code)
+            laws.check_repeats(CODEC, code)
+            assert torch.equal(CODEC.decode(CODEC.encode(code)).decompress(), code.decompress())
 
 
 def levels(scale: float, count: int, dtype: torch.dtype) -> Tensor:

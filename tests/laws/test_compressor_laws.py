@@ -85,6 +85,8 @@ METHODS: list[Compressor] = [
     UserRows(count=2),
     Chain(UserRows(count=2), Codebook(k=3)),
 ]
+FOUND = law.discovered(METHODS)  # methods that are not listed above are held to every law at each rung of their ladder
+METHODS += FOUND
 SHAPES = [(7,), (1,), (10, 6), (6, 33), (1, 9), (9, 1), (5, 4, 3), (8, 3, 3, 5), (4, 3, 2, 3, 2)]
 HALF = (torch.float16, torch.bfloat16)
 CASES = [
@@ -107,8 +109,14 @@ def fits(method: Compressor, case: Case) -> bool:
     return not isinstance(method, LowRank) or (len(case.shape) > 1 and method.rank <= min(matrix_shape(case.shape, scheme)))
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize(
+def settings(method: Compressor, case: Case) -> list[Compressor]:
+    """What is tested of a method on a case: a listed one as it is, another on its whole ladder."""
+    if method in FOUND:
+        return law.rungs(method, case.shape)
+    return [method] if fits(method, case) else []
+
+
+CHECKS = pytest.mark.parametrize(
     "check",
     [
         law.check_shape_and_dtype,
@@ -120,20 +128,24 @@ def fits(method: Compressor, case: Case) -> bool:
     ],
     ids=lambda check: check.__name__[6:],
 )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@CHECKS
 def test_law(check, method):
     for case in CASES:
-        if fits(method, case):
+        for setting in settings(method, case):
             try:
-                check(method, case)
+                check(setting, case)
             except AssertionError as broken:
-                raise AssertionError(f"{check.__name__}({method}, {case})") from broken
+                raise AssertionError(f"{check.__name__}({setting}, {case})") from broken
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_gradients(method):
     for case in (Case((6, 33), torch.float64), Case((8, 3, 3, 5), torch.float64, "sparse")):
-        if fits(method, case):
-            law.check_gradients(method, case)
+        for setting in settings(method, case):
+            law.check_gradients(setting, case)
 
 
 LADDERS = [
@@ -151,14 +163,15 @@ LADDERS = [
     Chain(Prune(), Codebook(k=4)),
     UserRows(),
 ]
+LADDERS += law.discovered(LADDERS)
 
 
 @pytest.mark.parametrize("method", LADDERS, ids=str)
 def test_ladder(method):
-    low_rank = isinstance(method, LowRank) or (isinstance(method, Chain) and isinstance(method.first, LowRank))
-    for case in (*CASES, Case((60, 100)), Case((16, 8, 5, 3))):
-        if len(case.shape) > 1 or not low_rank:
-            law.check_ladder(method, case)
+    cases = [case for case in (*CASES, Case((60, 100)), Case((16, 8, 5, 3))) if law.rungs(method, case.shape)]
+    assert {len(case.shape) for case in cases} >= {2, 4}, "a ladder that takes no matrices is held to no law"
+    for case in cases:
+        law.check_ladder(method, case)
 
 
 @pytest.mark.parametrize("method", [LowRank(), LowRank(scheme=2), Prune(), Prune(by="fisher"), Codebook(), UserRows()], ids=str)
@@ -166,6 +179,14 @@ def test_the_ladder_ends_dense(method):
     # a codebook's ends dense where the weight has no more than 256 elements
     for case in CASES:
         if (len(case.shape) > 1 or not isinstance(method, LowRank)) and prod(case.shape) <= 255:
+            law.check_dense_end(method, case)
+
+
+@pytest.mark.parametrize("method", FOUND, ids=str)
+def test_as_many_numbers_as_weights_have_no_error(method):
+    for case in (case for case in CASES if law.rungs(method, case.shape)):
+        best = law.compress(law.rungs(method, case.shape)[-1], case.weight(), case.stats())
+        if sum(t.numel() for t in best.free()) >= prod(case.shape):
             law.check_dense_end(method, case)
 
 
@@ -179,6 +200,13 @@ OPTIMAL = [
     *((Codebook(k=k, keep_zero=z, by=by), Case((6,))) for k in (1, 2, 3) for z in (0, 1) for by in ("magnitude", "fisher")),
     (Codebook(k=2), Case((2, 4), torch.float32, "sparse")),
     (UserRows(count=2), Case((5, 3))),
+]
+OPTIMAL += [
+    (rung, case)
+    for case in (Case((3, 3)), Case((12, 9), torch.float32, "heavy"), Case((8, 3, 3, 5)))
+    for method in FOUND
+    if type(method).optimal
+    for rung in law.rungs(method, case.shape)
 ]
 
 
@@ -219,8 +247,11 @@ LAYERS = {
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_the_layer_computes_the_dense_product(name):
     make, shape = LAYERS[name]
-    for method in METHODS:
-        law.check_layer(method, make, torch.randint(0, 20, (3, 5)) if shape is None else torch.randn(shape))
+    x = torch.randint(0, 20, (3, 5)) if shape is None else torch.randn(shape)
+    settings = [m for m in METHODS if m not in FOUND]
+    settings += [rung for m in FOUND for rung in law.rungs(m, _layer(make).weight.shape)]
+    for method in settings:
+        law.check_layer(method, make, x)
 
 
 def test_the_layer_law_sees_layers_become_two():
@@ -236,9 +267,20 @@ def _layer(make):
 
 
 def test_every_compressor_of_taut_is_in_the_tables():
-    own = {name for name, cls in Compressor.registry.items() if cls.__module__.startswith("taut.")}
-    assert own <= {type(m).__name__ for m in METHODS}
-    assert own <= {type(m).__name__ for m in LADDERS}
+    assert not law.discovered(METHODS)
+    assert not law.discovered(LADDERS)
+    assert all(law.rungs(method, (10, 6)) for method in FOUND)
+
+
+@CHECKS
+@pytest.mark.parametrize("kind", [LowRank, Prune, Quantize])
+def test_a_method_that_no_table_lists_is_held_to_its_ladder(check, kind):
+    found = law.discovered(m for m in METHODS if type(m) is not kind)
+    assert found == [kind()]
+    ladder = law.rungs(found[0], (5, 4, 3))
+    assert len(ladder) > 1
+    for rung in ladder:
+        check(rung, Case((5, 4, 3)))
 
 
 def test_a_users_method_is_registered():

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from laws import regularizer_laws as laws
+from laws.compressor_laws import discovered, rungs
 
 from taut.compressors import LowRank
 from taut.compressors.base import Compressor, DenseCode
@@ -51,12 +52,8 @@ SETTINGS = [
     Distance(LowRank(rank=1), strength=0.9),
     Distance(LawGrid(), strength=0.9),
 ]
-# a regularizer that is not listed is held to the laws at its default setting
-SETTINGS += [
-    cls()
-    for cls in Regularizer.registry.values()
-    if cls.__module__.startswith("taut.") and cls not in {type(s) for s in SETTINGS}
-]
+# a regularizer that is not listed is held to the laws at its defaults, strong enough to be seen on these weights
+SETTINGS += laws.discovered(SETTINGS)
 
 
 def _weight(*shape, seed=0):
@@ -144,6 +141,18 @@ def test_scaling_and_registry(regularizer):
     laws.check_registered(regularizer)
 
 
+@pytest.mark.parametrize("compressor", discovered([]), ids=str)
+def test_distance_to_every_compressor(compressor):
+    for w in (WEIGHTS["tall"], WEIGHTS["conv2d"]):
+        ladder = rungs(compressor, w.shape)
+        for rung in {ladder[0], ladder[len(ladder) // 2], ladder[-1]}:
+            distance = Distance(rung, strength=0.9)
+            laws.check_interface(distance, w, 0.5)
+            laws.check_zero_step(distance, w)
+            if distance.exact():
+                laws.check_prox_minimises(distance, w, 0.6)
+
+
 def test_distance_to_any_set_is_exact_where_the_projection_is():
     assert Distance(LawSignScale()).exact() and Distance(LowRank(2)).exact() == LowRank.optimal
     w = WEIGHTS["tall"].double()
@@ -180,6 +189,7 @@ def test_weights_of_many_sizes_of_group_are_weighed_by_the_root_of_the_size():
 
 
 def test_tables_hold_every_regularizer():
+    assert Nuclear(0.4) in laws.discovered([s for s in SETTINGS if not isinstance(s, Nuclear)])
     names = {cls.__name__ for cls in Regularizer.registry.values() if cls.__module__.startswith("taut.")}
     assert names == {type(s).__name__ for s in SETTINGS}
     assert all(dataclasses.is_dataclass(s) for s in SETTINGS)

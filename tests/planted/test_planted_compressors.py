@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
 
 import pytest
 import torch
@@ -210,7 +212,41 @@ class PlantedTrusting(Prune):
         return PruneCode(w.reshape(-1), torch.ones_like(w, dtype=torch.bool))
 
 
+@dataclass(frozen=True, eq=False)
+class PlantedRowsCode(Code):
+    """One number for each row."""
+
+    values: Tensor
+    shape: tuple[int, ...]
+
+    def decompress(self) -> Tensor:
+        return self.values[:, None].expand(-1, prod(self.shape[1:])).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class PlantedRowMedians(Compressor):
+    """The medians of the rows, claimed to be optimal; no table knows its rivals."""
+
+    optimal: ClassVar[bool] = True
+
+    def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
+        return PlantedRowsCode(self.center(w.reshape(len(w), -1)), tuple(w.shape))
+
+    def center(self, rows: Tensor) -> Tensor:
+        return rows.median(1).values
+
+
+@dataclass(frozen=True)
+class PlantedRowMeans(PlantedRowMedians):
+    """The means, which are optimal: the rivals that are made for any method do not beat it."""
+
+    def center(self, rows: Tensor) -> Tensor:
+        return rows.mean(1)
+
+
 FAULTS = [
+    (law.check_no_better_rival, PlantedRowMedians(), CASE),
+    (law.check_no_better_rival, PlantedRowMedians(), Case((4, 3, 3, 3), values="heavy")),
     (law.check_shape_and_dtype, PlantedFlat(), CASE),
     (law.check_shape_and_dtype, PlantedWide(), CASE),
     (law.check_input_untouched, PlantedScribble(), CASE),
@@ -236,6 +272,16 @@ FAULTS = [
 def test_the_law_sees_the_fault(check, method, case):
     with pytest.raises(AssertionError):
         check(method, case)
+
+
+def test_rivals_of_any_method_are_fair():
+    law.check_no_better_rival(PlantedRowMeans(), CASE)
+    law.check_no_better_rival(PlantedRowMeans(), Case((4, 3, 3, 3), values="heavy"))
+
+
+def test_planted_methods_enter_no_table():
+    assert not {type(m) for m in law.discovered([])} & {PlantedRowMeans, PlantedRowMedians}
+    assert PlantedRowMeans in Compressor.registry.values()
 
 
 def test_bad_weights_are_seen_to_pass():
