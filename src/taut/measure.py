@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from taut.codec.files import sizes
 from taut.compressors.base import Code
+from taut.compressors.coded import Factored
 from taut.cost import Ledger, Row
 from taut.errors import BudgetError
 from taut.layers import Alias, Layer, bake, batch_size, codes, evaluating, find_layers
@@ -182,14 +183,14 @@ def ledger(model: nn.Module, example_input: Any = None, sizes: dict[str, int] | 
 
 def _is_factored(plain: nn.Module, path: str, key: str) -> bool:
     parent, _, child = key.rpartition(".")
-    return parent == path and child.isdigit() and type(plain.get_submodule(path)).__name__ == "Factored"
+    return parent == path and child.isdigit() and isinstance(plain.get_submodule(path), Factored)
 
 
 def _held(plain: nn.Module, name: str, parameters: set[int]) -> list[Tensor]:
     """The parameters that the modules hold for a tensor of the original network: two for a factored weight, none for a buffer."""
     path, _, key = name.rpartition(".")
     module = plain.get_submodule(path)
-    if type(module).__name__ == "Factored" and key == "weight":
+    if isinstance(module, Factored) and key == "weight":
         return [layer.weight for layer in module]
     tensor = getattr(module, key)
     return [tensor] if id(tensor) in parameters else []

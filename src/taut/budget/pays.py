@@ -100,7 +100,8 @@ class Pays:
                 continue
             factor, where = self._time(layers[name], module, seen[name])
             if factor is not None:
-                told = f"{setting(moves[name][0], layers[name])} took {factor:.2g} times as long as the dense layer on {where}, batch 1"
+                rung = setting(moves[name][0], layers[name])
+                told = f"{rung} took {factor:.2g} times as long as the dense layer on {where}, batch 1"
                 log.info("%s: %s; it is not tried", name, told)
                 reasons[name] = told
         return reasons
