@@ -128,8 +128,11 @@ def buckets(count: int, values: int, seed: int, device: torch.device) -> tuple[T
         >>> index.tolist(), sign.tolist()
         ([0, 2, 0, 3, 2, 2], [1, -1, -1, -1, -1, -1])
     """
-    if values < 1:
-        raise TautError(f"hashed weight: {count:,} weights need at least one value to share")
+    if values < 1 or not 0 <= count <= 2**32 or not 0 <= seed <= LARGEST_SEED:
+        raise TautError(
+            f"hashed weight: {count:,} weights share {values:,} values by seed {seed}; there must be at least one value, at most "
+            "2**32 weights, and a seed from 0 to 2**32 - 1"
+        )
     start = _mixed(torch.tensor(seed, device=device))
     hashed = _mixed(torch.arange(count, device=device).bitwise_xor_(start))
     index = hashed * values >> 32
