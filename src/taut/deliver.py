@@ -126,8 +126,9 @@ def _ratios(result: Result, latency: dict[str, Latency]) -> dict[str, float]:
     return {
         # the definition: 4 bytes for every parameter of the dense network, over the bytes of the file
         "bytes": 4 * before.parameters / after.bytes,
-        "params": before.parameters / after.parameters,
-        "macs": before.macs / after.macs,
+        "params": before.parameters / after.parameters if after.parameters else 1.0,
+        # a network may have no arithmetic to count, or no parameters
+        "macs": before.macs / after.macs if after.macs else 1.0,
         "latency": latency["original"].median_ms / latency["compressed"].median_ms,
     }
 

@@ -81,6 +81,8 @@ def fisher_diagonal(
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {name: _raw(layer) for name, layer in layers.items()}
+    if not weights:
+        return {}
     total = {name: torch.zeros_like(w) for name, w in weights.items()}
     seen = 0
     with evaluating(model):
@@ -117,6 +119,8 @@ def _sampled_score(model: nn.Module, batch: Any, generator: torch.Generator) -> 
     if isinstance(batch, dict):
         batch = {k: v for k, v in batch.items() if k != "labels"}
     logits = logits_of(call_batch(model, batch))
+    if not bool(torch.isfinite(logits).all()):
+        raise BudgetError("the outputs on the training data are NaN or infinite; check its inputs for NaN and infinite values")
     if logits.dim() > 1 and logits.shape[-1] > 1:
         flat = logits.reshape(-1, logits.shape[-1])
         labels = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).to(flat.device)

@@ -54,4 +54,5 @@ class Budget:
     def as_dict(self) -> dict:
         """Plain data for records."""
         kind = "metric_drop" if self.metric_drop is not None else "loss_increase"
-        return {"kind": kind, "value": getattr(self, kind), "maximize": self.maximize}
+        both = {} if None in (self.metric_drop, self.loss_increase) else {"loss_increase": self.loss_increase}
+        return {"kind": kind, "value": getattr(self, kind), "maximize": self.maximize, **both}

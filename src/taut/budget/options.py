@@ -17,11 +17,15 @@ Price = Callable[[Code, Layer], float]
 
 @dataclass(frozen=True)
 class Option:
-    """One layer at one setting (``None``: left dense): what it costs in the unit minimised, and the predicted change of loss."""
+    """One layer at one setting (``None``: left dense): what it costs in the unit minimised, and the predicted change of loss.
+
+    ``modular``: whether its code may put another module in the layer's place.
+    """
 
     method: Compressor | None
     cost: float
     predicted: float
+    modular: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def evaluate_option(site: Site, method: Compressor, model: LossModel, price: Pri
         stats: Stats = model.stats(name)
         code = method.compress(site.weight, stats)
         change = model.change(name, site.weight, code.decompress())
-        site.known[key] = Option(method, price(code, site.layer), change)
+        site.known[key] = Option(method, price(code, site.layer), change, type(code).module is not Code.module)
     return site.known[key]
 
 

@@ -81,7 +81,7 @@ class _Case:
             others = len(barred) - 1
             parts.append(barred[0] + (f", and {others} more settings were slower too" if others else ""))
         if not progress.finished and not any(layer.name in point.plan for point in curve):
-            parts.append("the time limit came before a setting was measured")
+            parts.append("the limit of time or steps came before a setting was measured")
         return "; ".join(parts) or f"none of its settings costs less ({_unit(self.minimize)})"
 
 
