@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from math import sqrt
@@ -85,7 +86,8 @@ def fisher_diagonal(
         return {}
     total = {name: torch.zeros_like(w) for name, w in weights.items()}
     seen = 0
-    with evaluating(model):
+    frozen = [w for w in weights.values() if w.is_leaf and not w.requires_grad]
+    with evaluating(model), _trainable(frozen):
         for batch in batches_of(data, "calibration"):
             for part in _split(batch, 64 if loss is None else 0):
                 score = loss(model, part) if loss is not None else _sampled_score(model, part, generator)
@@ -97,6 +99,18 @@ def fisher_diagonal(
             if seen >= samples:
                 break
     return {name: (t.t() if layers[name].kind == "hf_conv1d" else t) / seen for name, t in total.items()}
+
+
+@contextmanager
+def _trainable(weights: list[Tensor]) -> Iterator[None]:
+    """Frozen weights have gradients too while their curvature is measured."""
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
 
 
 def _raw(layer: Layer) -> Tensor:

@@ -48,7 +48,7 @@ def test_every_unit_falls_within_the_budget(net, minimize, recover):
     model = trained(make(), batches, epochs=3)
     budget = Budget(metric_drop=0.05)
     how = {"bytes": [Codebook(k=16)]}.get(minimize, [Shrink(keep=0.5), Chain(LowRank(scheme=2), Quantize(bits=8))])
-    result = compress(model, batches, batches, budget, minimize, methods=how, recover=recover, time_limit=3)
+    result = compress(model, batches, batches, budget, minimize, methods=how, recover=recover, time_limit=2)
     check_result(result, budget, minimize, batches[0][0])
     totals = [point.ledger.totals()[minimize] for point in (result.baseline, result.best)]
     assert totals[1] < 0.8 * totals[0], totals
@@ -155,6 +155,16 @@ def test_regression_targets_take_the_squared_error():
 
 
 # networks out of the ordinary
+
+
+def test_frozen_weights_are_compressed_and_stay_frozen():
+    batches = blobs()
+    net = trained(small(), batches)
+    net[0].requires_grad_(False)
+    for recover in (False, 1):
+        result = compress(net, batches, batches, Budget(metric_drop=0.05), recover=recover, **FEW)
+        assert result.ledger.row("0.weight").what == "Codebook"
+    assert [p.requires_grad for p in net.parameters()] == [False, False, True, True]
 
 
 class Tied(nn.Module):
