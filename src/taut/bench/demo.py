@@ -24,13 +24,14 @@ Told = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Scale:
-    """One size of the demo: the network, what its training pulls towards, how recovery and the removal of filters go."""
+    """One size of the demo: what is trained, towards what, how recovery and the removal of filters go, and for how many steps."""
 
     network: str
     regularizers: dict[str, Regularizer | None]
     epochs: int
     shrink: Shrink
     latency_batch: int
+    steps: int
 
 
 SCALES = {
@@ -40,6 +41,7 @@ SCALES = {
         epochs=12,
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=1,
+        steps=8,
     ),
     "fashion-mnist": Scale(
         "fashion-cnn",
@@ -47,6 +49,7 @@ SCALES = {
         epochs=2,
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=32,
+        steps=8,
     ),
 }
 
@@ -97,7 +100,7 @@ def run(
     }
     result = compress(
         network, train, val, Budget(metric_drop=0.0), methods=[scale.shrink, *default_methods("bytes")],
-        recover=scale.epochs, seed=seed, progress=searching, labels=labels,
+        recover=scale.epochs, max_steps=scale.steps, seed=seed, progress=searching, labels=labels,
     )  # fmt: skip
     compressed_at = monotonic()
     test = Batches(splits.test, 500, shuffle=False)

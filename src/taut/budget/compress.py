@@ -83,6 +83,7 @@ def compress(
     recover: bool | int | Recovery = True,
     seed: int = 0,
     time_limit: float | None = None,
+    max_steps: int | None = None,
     workdir: str | Path | None = None,
     progress: Callable[[Point], None] | None = None,
     labels: dict[str, Any] | None = None,
@@ -91,7 +92,8 @@ def compress(
 
     The search moves layers down their methods' ladders. A local model of the loss orders the moves; a move is kept if and only
     if the network *as it would ship* (coded, fine-tuned, batch norms re-estimated) is measured to be within the budget on
-    ``val`` and cheaper. It ends when a measured probe of every layer's next move has failed, or at ``time_limit`` seconds.
+    ``val`` and cheaper. It ends when a measured probe of every layer's next move has failed, at ``time_limit`` seconds,
+    or after ``max_steps`` measured candidates (the same on every machine).
 
     ``train``, ``val``: iterables of batches, ``(input, target)``, dicts, or inputs alone (then the original network's outputs
     are the target). Without ``train`` nothing is fine-tuned. ``budget``: default ``Budget(metric_drop=0.0)``. ``minimize``:
@@ -119,6 +121,7 @@ def compress(
         original.to(memory_format=torch.channels_last)
     dense = copy.deepcopy(model).eval()
     setup = _setup(original, dense, train, val, budget, minimize, (loss, metric), recover, seed, start + (time_limit or inf))
+    setup = replace(setup, max_steps=max_steps)
     chosen = list(methods) if methods is not None else default_methods(minimize)
     _check_methods(chosen)
     run = _Run(setup, chosen, minimize, start, workdir, progress, labels or {})
@@ -244,7 +247,7 @@ class _Run:
     def result(self, progress: Progress) -> Result:
         """The cheapest kept network, and why each layer that was left alone was."""
         best, kept = self.curve.best, progress.kept
-        ledger = explain(best.ledger, self.setup.original, self.methods, progress, self.curve, self.settings["minimize"])
+        ledger = explain(best.ledger, self.setup.original, self.methods, progress, self.curve, self.meter.unit)
         return Result(
             kept.shipped, self.curve, replace(best, ledger=ledger), ledger, self.curve.points[0], self.setup.budget,
             self.setup.original, self.setup.objective, progress.finished, self.settings,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +40,7 @@ def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe:
     """Take steps of ``how`` until one is out of budget; a failed step is tried once more at half its length."""
     width, step = 1.0, how.step
     try:
-        while width * step >= how.keep and time.monotonic() < setup.deadline:
+        while width * step >= how.keep and setup.goes_on(progress.step):
             progress.step += 1
             try:
                 smaller = shrink(progress.kept.dense, example, keep=step, round_to=how.round_to, seed=setup.seed)

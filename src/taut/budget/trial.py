@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,11 @@ class Setup:
     seed: int
     deadline: float
     margin: float = 1.0
+    max_steps: int | None = None
+
+    def goes_on(self, step: int) -> bool:
+        """Whether there is time, and a step left, for another trial."""
+        return time.monotonic() < self.deadline and (self.max_steps is None or step < self.max_steps)
 
 
 @dataclass(frozen=True)
