@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from torch import nn
@@ -91,9 +91,9 @@ class Search:
         self._kept: tuple[Trial, Survey] | None = None
 
     def run(self, progress: Progress) -> Progress:
-        """Go on until a measured probe of every layer's next move has failed, or the time is up."""
+        """Go on until a measured probe of every layer's next move has failed, or the time or the steps are used up."""
         try:
-            while not progress.finished and time.monotonic() < self.setup.deadline:
+            while not progress.finished and self.setup.goes_on(progress.step):
                 self._advance(progress)
         except OutOfTime:
             log.info("the time limit came during step %d; what was kept before stands", progress.step)
@@ -127,11 +127,11 @@ class Search:
 
     def _bar(self, progress: Progress, survey: Survey, moves: dict[str, Option]) -> bool:
         """Time the moves that replace layers, and take those that do not pay from their fronts; whether there were any."""
-        if time.monotonic() > self.setup.deadline:
+        if monotonic() > self.setup.deadline:
             raise OutOfTime
         coded = {}
         for name, option in moves.items():
-            if option.method is not None:
+            if option.method is not None and option.modular:
                 coded[name] = option.method, option.method.compress(survey.sites[name].weight, survey.model.stats(name))
         reasons = self.pays.why_not(survey.dense, coded)
         for name, why in reasons.items():
