@@ -3,9 +3,9 @@
     python benchmarks/first_path.py lenet-300-100 mnist --data-dir DIR
     python benchmarks/first_path.py lenet-5-caffe mnist --data-dir DIR
 
-Starts from the committed baseline (``benchmarks/baselines``) and gives recovery the same augmentation that the baseline had. Every
-measured point, and last the delivered one, is appended to ``benchmarks/results/first-path.jsonl``. The point is chosen on validation
-data; test data is looked at once, for the delivered network. ``--keep DIR`` leaves its files there.
+Starts from the committed baseline (``benchmarks/baselines``) and gives recovery the same augmentation that the baseline
+had. Every measured point, and last the delivered one, is appended to ``benchmarks/results/first-path.jsonl``. The point is
+chosen on validation data; test data is looked at once, for the delivered network. ``--keep DIR`` leaves its files there.
 """
 
 import argparse
@@ -17,10 +17,12 @@ from time import monotonic
 
 import torch
 from baselines import trained
+
 from taut.bench.data import Batches, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES
 from taut.budget import Budget, Recovery, compress
+from taut.curve import Point
 from taut.deliver import deliver
 from taut.records import append_record, read_records
 
@@ -42,8 +44,9 @@ def main() -> None:
     labels = {"study": "first-path", "network": args.network, "dataset": args.dataset, "training": "plain"}
     start = monotonic()
 
-    def tell(point: object) -> None:
-        print(f"{monotonic() - start:6.0f} s {point.step:3d} {'kept' if point.kept else '-':4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
+    def tell(point: Point) -> None:
+        kept = "kept" if point.kept else "-"
+        print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
 
     result = compress(
         network, train, val, Budget(metric_drop=args.max_drop / 100), recover=RECOVERY[args.network], seed=args.seed,

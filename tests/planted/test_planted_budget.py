@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from laws.budget_laws import check_allocation, check_front, check_path, check_region
+
 from taut.budget import Budget
 from taut.budget.options import allocate, convex_front
 from taut.budget.trust_region import TrustRegion
