@@ -61,7 +61,7 @@ def test_every_kept_point_is_within_budget_and_cheaper(budget, recover, seed):
     train, val = _blobs(seed), _blobs(seed)[:2]
     net = _trained(seed, train)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    result = compress(net, train, val, budget, recover=recover, time_limit=12)
+    result = compress(net, train, val, budget, recover=recover, max_steps=12)
     check_path(result, budget)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 

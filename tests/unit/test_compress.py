@@ -48,7 +48,7 @@ def test_every_unit_falls_within_the_budget(net, minimize, recover):
     model = trained(make(), batches, epochs=3)
     budget = Budget(metric_drop=0.05)
     how = {"bytes": [Codebook(k=16)]}.get(minimize, [Shrink(keep=0.5), Chain(LowRank(scheme=2), Quantize(bits=8))])
-    result = compress(model, batches, batches, budget, minimize, methods=how, recover=recover, time_limit=2)
+    result = compress(model, batches, batches, budget, minimize, methods=how, recover=recover, max_steps=8)
     check_result(result, budget, minimize, batches[0][0])
     totals = [point.ledger.totals()[minimize] for point in (result.baseline, result.best)]
     assert totals[1] < 0.8 * totals[0], totals
@@ -68,7 +68,7 @@ def test_latency_falls_when_the_network_is_narrower():
 def test_defaults_for_every_unit_end_in_time():
     batches = blobs()
     for minimize in ("bytes", "params", "macs", "latency"):
-        result = compress(small(), val=batches, minimize=minimize, time_limit=1)
+        result = compress(small(), val=batches, minimize=minimize, max_steps=8)
         check_result(result, Budget(metric_drop=0.0), minimize, batches[0][0])
 
 
@@ -95,7 +95,7 @@ class HuggingFace(nn.Module):
         return Output(loss, logits)
 
 
-FEW = {"methods": [Codebook(k=4)], "time_limit": 4}
+FEW = {"methods": [Codebook(k=4)], "max_steps": 8}
 
 
 @pytest.mark.parametrize("minimize", ["bytes", "params"])
@@ -104,7 +104,7 @@ def test_batches_as_dicts(minimize, labels):
     batches = [{"features": x, **({"labels": y} if labels else {})} for x, y in blobs()]
     methods = [Codebook(k=4)] if minimize == "bytes" else [LowRank()]
     result = compress(
-        HuggingFace(), batches, batches, Budget(loss_increase=1.0), minimize, recover=1, methods=methods, time_limit=4
+        HuggingFace(), batches, batches, Budget(loss_increase=1.0), minimize, recover=1, methods=methods, max_steps=8
     )
     assert result.best.ledger.totals()[minimize] <= result.baseline.ledger.totals()[minimize]
     assert result.baseline.metric == 1.0 if not labels else result.baseline.metric < 1.0
@@ -183,7 +183,7 @@ class Tied(nn.Module):
 def test_tied_weights_are_counted_once_and_their_arithmetic_where_it_runs(minimize):
     ids = torch.randint(0, 20, (8, 5))
     methods = [Codebook(k=4)] if minimize == "bytes" else [LowRank()]
-    result = compress(Tied(), val=[ids], budget=Budget(metric_drop=0.5), minimize=minimize, methods=methods, time_limit=4)
+    result = compress(Tied(), val=[ids], budget=Budget(metric_drop=0.5), minimize=minimize, methods=methods, max_steps=8)
     check_result(result, Budget(metric_drop=0.5), minimize, ids)
     assert result.baseline.ledger.macs == 5 * (2 * 16 * 16 + 20 * 16)
     if minimize == "bytes":
@@ -207,7 +207,7 @@ class Branches(nn.Module):
 
 def test_reused_and_grouped_layers_are_counted_as_they_run():
     x = torch.randn(6, 5, 8)
-    result = compress(Branches(), val=[x], budget=Budget(metric_drop=0.9), minimize="macs", methods=[LowRank()], time_limit=4)
+    result = compress(Branches(), val=[x], budget=Budget(metric_drop=0.9), minimize="macs", methods=[LowRank()], max_steps=8)
     check_result(result, Budget(metric_drop=0.9), "macs", x)
     assert "4 groups" in result.ledger.row("grouped.weight").why
 

@@ -49,6 +49,7 @@ def compress(
     metric: Annotated[str | None, typer.Option(help="package.module:metric, called as metric(model, batches).")] = None,
     recover: Annotated[bool, typer.Option(help="Fine-tune after each step.")] = True,
     time_limit: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 10m, 1h30m.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured candidates.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     batch: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
     as_json: Json = False,
@@ -67,8 +68,8 @@ def compress(
         result = search(
             network, parts["train"], parts["val"], _budget(max_drop, max_loss_increase), minimize.value,
             loss=user_function("--loss", loss) if loss else None, metric=user_function("--metric", metric) if metric else None,
-            methods=_methods(methods), recover=recover, seed=seed, time_limit=seconds(time_limit), workdir=out / HELD,
-            progress=watch.point, labels={"network": model, "dataset": data},
+            methods=_methods(methods), recover=recover, seed=seed, time_limit=seconds(time_limit), max_steps=max_steps,
+            workdir=out / HELD, progress=watch.point, labels={"network": model, "dataset": data},
         )  # fmt: skip
         done = deliver(
             result, out, fresh, parts["val"], test=parts["test"], command=shlex.join(["taut", *sys.argv[1:]]),
