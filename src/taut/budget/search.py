@@ -171,6 +171,9 @@ class Search:
         progress.widest = max(progress.widest, progress.region.radius)
         if good:
             progress.kept, progress.rejected = trial, set()
+            if setup.recovery is not None:
+                # training moved the weights and their curvature: the radius is set anew, in the units of the new point
+                progress.region = None
         else:
             progress.rejected.add(_key(moves))
         self.observe(Step(progress.step, trial, predicted, measured, error, region.radius, good), progress)
