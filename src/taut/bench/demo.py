@@ -41,7 +41,7 @@ SCALES = {
         epochs=12,
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=1,
-        steps=8,
+        steps=6,
     ),
     "fashion-mnist": Scale(
         "fashion-cnn",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from taut.errors import BudgetError
+from taut.measure import BATCH_NORMS
 from taut.objective import Objective, call_batch, logits_of
 
 
@@ -28,7 +29,9 @@ class Recovery:
     move on the way there. The share ``distill`` of the loss is the distance to the original's outputs at ``temperature``
     (Hinton et al. 2015); gradients are clipped to the norm ``clip``. ``mix``: inputs that are plain float tensors are mixed
     in pairs and the original is asked about the mixtures, so that its *function* is matched and not only its answers on the
-    training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv 1710.09412).
+    training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv 1710.09412);
+    then the original's share is ``distill_mixed``. A network with batch norms is trained on the data as it is: the statistics
+    of mixtures are not those of data, and a network trained under them loses on the data.
     """
 
     epochs: int = 8
@@ -36,7 +39,8 @@ class Recovery:
     mix: bool = True
     steady: bool = False
     temperature: float = 2.0
-    distill: float = 0.9
+    distill: float = 0.5
+    distill_mixed: float = 0.9
     clip: float = 5.0
 
 
@@ -54,6 +58,7 @@ def recover(
     if not parameters or how.epochs < 1:
         return
     optimizer = torch.optim.Adam(parameters, lr=how.lr)
+    how = replace(how, mix=how.mix and not any(isinstance(m, BATCH_NORMS) for m in model.modules()))
     model.train()
     teacher.eval()
     for epoch in range(how.epochs):
@@ -116,7 +121,7 @@ def _loss(model: nn.Module, teacher: nn.Module, batch: Any, objective: Objective
     logits = logits_of(call_batch(model, mixed))
     to_labels = [functional.cross_entropy(logits, target, reduction="none") for target in (y, y[order])]
     loss = (share * to_labels[0] + (1 - share) * to_labels[1]).mean()
-    return (1 - how.distill) * loss + how.distill * _distance(logits, teacher, mixed, how.temperature)
+    return (1 - how.distill_mixed) * loss + how.distill_mixed * _distance(logits, teacher, mixed, how.temperature)
 
 
 def _mixable(batch: Any) -> bool:
