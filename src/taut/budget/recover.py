@@ -26,7 +26,8 @@ class Recovery:
     """How recovery trains.
 
     ``epochs``: of a round, with the learning rate ``lr`` falling to zero; a sixth of them, at a steady rate, after each small
-    move on the way there. The share ``distill`` of the loss is the distance to the original's outputs at ``temperature``
+    move on the way there. ``first``: the fraction of the dense cost that the first step of a search aims at; long rounds allow
+    a lower one. The share ``distill`` of the loss is the distance to the original's outputs at ``temperature``
     (Hinton et al. 2015); gradients are clipped to the norm ``clip``. ``mix``: inputs that are plain float tensors are mixed
     in pairs and the original is asked about the mixtures, so that its *function* is matched and not only its answers on the
     training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv 1710.09412);
@@ -36,6 +37,7 @@ class Recovery:
 
     epochs: int = 8
     lr: float = 1e-3
+    first: float = 0.07
     mix: bool = True
     steady: bool = False
     temperature: float = 2.0

@@ -23,7 +23,7 @@ from taut.layers import find_layers
 log = logging.getLogger(__name__)
 
 FIRST_FLOOR = 0.07
-"""The first step may go down to this fraction of the dense cost: putting weights on a codebook is nearly free."""
+"""Without recovery the first step may go down to this fraction of the dense cost: a codebook is nearly free."""
 STEP_FLOOR = 0.6
 """A later step, to this fraction of the present cost."""
 COARSE = 0.2
@@ -105,7 +105,7 @@ class Search:
         survey = self._kept[1]
         fronts = survey.fronts
         total = sum(front[0].cost for front in fronts.values())
-        floor = (STEP_FLOOR if progress.kept.plan else FIRST_FLOOR) * total
+        floor = (STEP_FLOOR if progress.kept.plan else self._first_floor()) * total
         if progress.region is None:
             first = self._allocate(progress, survey, math.inf, floor)
             progress.region = TrustRegion(max(_predicted(fronts, first), 1e-12))
@@ -117,6 +117,9 @@ class Search:
             progress.finished = True
             return
         self._try(progress, survey, moves)
+
+    def _first_floor(self) -> float:
+        return FIRST_FLOOR if self.setup.recovery is None else self.setup.recovery.first
 
     def _allocate(self, progress: Progress, survey: Survey, radius: float, floor: float) -> dict[str, Option]:
         """The moves to try next, every one of which pays."""
