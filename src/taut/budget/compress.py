@@ -83,8 +83,8 @@ def compress(
     recover: bool | int | Recovery = True,
     seed: int = 0,
     time_limit: float | None = None,
-    max_steps: int | None = None,
     workdir: str | Path | None = None,
+    max_steps: int | None = None,
     progress: Callable[[Point], None] | None = None,
     labels: dict[str, Any] | None = None,
 ) -> Result:
