@@ -287,7 +287,7 @@ def test_example_input_that_does_not_fit():
 
 
 def test_quiet_but_logged(capsys, recwarn, caplog):
-    with caplog.at_level(logging.INFO, logger="taut.shrink"):
+    with caplog.at_level(logging.DEBUG, logger="taut.shrink"):
         shrink(mlp(), X)
     assert capsys.readouterr() == ("", "") and not recwarn.list
     assert "0: 8 of 16 channels kept" in caplog.text and "2 stays as it is" in caplog.text
