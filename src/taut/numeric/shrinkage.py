@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,14 @@ def shrink_rows(matrix: Tensor, threshold: float) -> Tensor:
     """
     norms = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
     return matrix * (1 - threshold / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_min(0)
+
+
+def sparse_group_norm(groups: Tensor, alpha: float) -> Tensor:
+    """``(1 - alpha) sum_g sqrt(P) ||g|| + alpha sum_i |w_i|`` for groups of ``P`` elements, one a row.
+
+    Example:
+        >>> float(sparse_group_norm(torch.tensor([[3.0, 4.0, 0.0, 0.0]]), alpha=0.5))
+        8.5
+    """
+    lengths = sqrt(groups.shape[1]) * torch.linalg.vector_norm(groups, dim=1).sum()
+    return (1 - alpha) * lengths + alpha * groups.abs().sum()

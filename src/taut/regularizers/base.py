@@ -80,6 +80,14 @@ class Regularizer:
         return f"{type(self).__name__}({', '.join(values)})"
 
 
+def check_share(regularizer: Regularizer, alpha: float) -> None:
+    """An error unless ``alpha``, the share of single weights beside groups, is at most 1 (below 0 is refused for every field)."""
+    if alpha > 1:
+        raise TautError(
+            f"{type(regularizer).__name__}: alpha is a share between 0 (groups) and 1 (single weights), got {alpha}"
+        )
+
+
 def check_step(step: float) -> float:
     """The step, if it can be one: finite and not negative."""
     if not (math.isfinite(step) and step >= 0):

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from taut.errors import TautError
-from taut.numeric.shrinkage import shrink_rows, soft_threshold
+from taut.numeric.shrinkage import shrink_rows, soft_threshold, sparse_group_norm
 from taut.numeric.singular import shrink_singular_values, singular_values
-from taut.regularizers.base import Regularizer, back, check_step, see
+from taut.regularizers.base import Regularizer, back, check_share, check_step, see
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class NuclearSparseGroup(Regularizer):
         matrix: how a convolution is seen as a matrix: ``matrix`` or ``matrix2``.
 
     Example:
+        >>> import torch
         >>> w = torch.diag(torch.tensor([3.0, 1.0]))
         >>> NuclearSparseGroup(nuclear=0.5, sparse_group=1.0, alpha=1.0).prox(w, step=1.0).tolist()
         [[1.5, 0.0], [0.0, 0.0]]
@@ -56,15 +55,10 @@ class NuclearSparseGroup(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha > 1:
-            raise TautError(
-                f"{type(self).__name__}: alpha is a share between 0 (groups) and 1 (single weights), got {self.alpha}"
-            )
+        check_share(self, self.alpha)
 
     def value(self, w: Tensor) -> Tensor:
-        groups = see(w, self.view)
-        lengths = sqrt(groups.shape[1]) * torch.linalg.vector_norm(groups, dim=1).sum()
-        sparse = (1 - self.alpha) * lengths + self.alpha * groups.abs().sum()
+        sparse = sparse_group_norm(see(w, self.view), self.alpha)
         return self.nuclear * singular_values(see(w, self.matrix)).sum() + self.sparse_group * sparse
 
     def prox(self, w: Tensor, step: float) -> Tensor:

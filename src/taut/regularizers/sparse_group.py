@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-import torch
 from torch import Tensor
 
-from taut.errors import TautError
-from taut.numeric.shrinkage import shrink_rows, soft_threshold
-from taut.regularizers.base import Regularizer, back, check_step, see
+from taut.numeric.shrinkage import shrink_rows, soft_threshold, sparse_group_norm
+from taut.regularizers.base import Regularizer, back, check_share, check_step, see
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class SparseGroupLasso(Regularizer):
         view: what a group is, as in :class:`~taut.regularizers.GroupLasso`.
 
     Example:
+        >>> import torch
         >>> w = torch.tensor([[3.0, 0.5], [0.7, -0.7]])
         >>> SparseGroupLasso(1.0, alpha=0.5).prox(w, step=1.0)
         tensor([[1.7929, 0.0000],
@@ -43,15 +42,10 @@ class SparseGroupLasso(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha > 1:
-            raise TautError(
-                f"{type(self).__name__}: alpha is a share between 0 (groups) and 1 (single weights), got {self.alpha}"
-            )
+        check_share(self, self.alpha)
 
     def value(self, w: Tensor) -> Tensor:
-        groups = see(w, self.view)
-        lengths = sqrt(groups.shape[1]) * torch.linalg.vector_norm(groups, dim=1).sum()
-        return self.strength * ((1 - self.alpha) * lengths + self.alpha * groups.abs().sum())
+        return self.strength * sparse_group_norm(see(w, self.view), self.alpha)
 
     def prox(self, w: Tensor, step: float) -> Tensor:
         groups = see(w, self.view)
