@@ -74,7 +74,7 @@ def put_all(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
 
 
 def round_seed(setup: Setup, step: int, part: int) -> int:
-    """The seed of one round of training: no two rounds of a search share one."""
+    """The seed of one attempt or one move of a step: no two of a search share one."""
     return 100_000 * setup.seed + 100 * step + part
 
 

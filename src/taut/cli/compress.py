@@ -76,7 +76,7 @@ def compress(
             labels={"network": model, "dataset": data}, batch=batch,
         )  # fmt: skip
     _finish(result, out)
-    show(result, done, as_json)
+    show(result, done, as_json, resumes=True)
 
 
 def _budget(max_drop: float | None, max_loss_increase: float | None) -> Budget:

@@ -50,10 +50,11 @@ def watched() -> Iterator[Watch]:
         yield Watch(progress)
 
 
-def show(result: Result, delivery: Delivery, as_json: bool) -> None:
+def show(result: Result, delivery: Delivery, as_json: bool, resumes: bool = False) -> None:
     """The end of a command that searched: the summary, or tables and where the files are."""
     names = "model.taut, model.onnx, curve.jsonl, report.html, summary.json"
-    unfinished = "" if result.complete else "\nthe time was up before the search ended; the same command goes on from here"
+    stopped = "\nthe search stopped at its limit, before every layer's next move had been tried"
+    unfinished = "" if result.complete else stopped + ("; the same command goes on from here" if resumes else "")
     tables = (before_after(delivery.summary), layers(result.ledger.rows))
     emit(delivery.summary, as_json, *tables, verdict(delivery.summary), f"in {delivery.folder}: {names}{unfinished}")
 
