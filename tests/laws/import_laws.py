@@ -11,7 +11,7 @@ LEVELS = (
     ("taut.*.base", "taut.compressors.coded"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
-    ("taut.train", "taut.apply", "taut.shrink*", "taut.curve")
+    ("taut.train", "taut.apply", "taut.reparametrize", "taut.shrink*", "taut.curve")
     + ("taut.measure", "taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),

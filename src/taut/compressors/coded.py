@@ -83,8 +83,13 @@ def attach(module: nn.Module, parameter: str, code: Code) -> None:
     if isinstance(code, DenseCode) and isinstance(code.value, Tensor):
         old.data = value.detach().clone()
         return
+    install(module, parameter, Coded(code, old.shape))
+
+
+def install(module: nn.Module, parameter: str, how: nn.Module) -> None:
+    """Compute ``module.<parameter>`` by the torch parametrization ``how`` from now on."""
     _own_class(module)
-    parametrize.register_parametrization(module, parameter, Coded(code, old.shape), unsafe=True)
+    parametrize.register_parametrization(module, parameter, how, unsafe=True)
     _refill(module)
 
 

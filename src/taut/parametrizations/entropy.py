@@ -1,0 +1,134 @@
+"""Entropy-penalised training: weights on a grid from the first step, and the bits they cost as part of the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from taut.compressors.base import Code
+from taut.compressors.quantize import QuantizeCode
+from taut.errors import TautError
+from taut.parametrizations.base import Latent, Parametrization
+
+
+@dataclass(frozen=True)
+class Entropy(Parametrization):
+    r"""Whole multiples of a learned step, trained together with the entropy of the multiples:
+
+    .. math:: \min_{v, \Delta}\; L(\Delta q) + \lambda \sum_i R(v_i / \Delta), \qquad
+              q_i = \operatorname{clip}(\operatorname{round}(v_i / \Delta), -n, n)
+
+    ``R(u)`` is the length in bits of the level ``u`` under the layer's own empirical frequencies,
+    :math:`R(q) = -\log_2 \hat p(q)` at whole numbers and linear between them. Where most weights are zero, the step from one to
+    zero saves many bits: what the loss does not need goes to zero and stays there, and the layers share out the bits among
+    themselves, since a bit costs the same in each. After Oktay et al. 2020 (*Scalable model compression by entropy penalized
+    reparameterization*, arXiv 1906.06624), with these differences: frequencies are counted, not fitted; the rate's gradient is
+    that of the linear interpolation, not of noise; the step is learned per weight tensor with the gradient of Esser et al. 2020
+    (*Learned step size quantization*, arXiv 1902.08153, eq. 3), from the loss alone; both pass the rounding straight through.
+
+    The penalty is in bits; the caller multiplies it by :math:`\lambda` (loss per bit).
+
+    Args:
+        levels: ``n``, the largest multiple: ``2 n + 1`` values; 1 to 127.
+        coarse: the first step, in units of twice the mean magnitude of the weight.
+
+    Example:
+        >>> latent = Entropy(levels=1).latent(torch.tensor([[0.0, 0.9], [-1.1, 0.1]]))
+        >>> [round(value, 2) for value in latent(*latent.right_inverse(torch.tensor([[0.0, 0.9], [-1.1, 0.1]]))).flatten().tolist()]
+        [0.0, 1.05, -1.05, 0.0]
+    """
+
+    levels: int = 3
+    coarse: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.levels <= 127:
+            raise TautError(f"{self}: levels must be from 1 to 127")
+        if self.coarse == 0:
+            raise TautError(f"{self}: coarse must be more than 0")
+
+    def latent(self, weight: Tensor) -> Grid:
+        return Grid(self.levels, self.coarse)
+
+
+class Grid(Latent):
+    """One weight on its grid: trained are its continuous values and the logarithm of the step."""
+
+    lengths: Tensor
+
+    def __init__(self, levels: int, coarse: float) -> None:
+        super().__init__()
+        self.levels, self.coarse = levels, coarse
+        # bits of each level from -n to n; a level more at the top, so that the last interval has two ends
+        self.register_buffer("lengths", torch.zeros(2 * levels + 2), persistent=False)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        mean = float(weight.detach().abs().mean())
+        return weight.detach().clone(), torch.tensor(math.log(2 * self.coarse * max(mean, 1e-30))).to(weight)
+
+    def forward(self, values: Tensor, log_step: Tensor) -> Tensor:
+        return _Round.apply(values, log_step.exp(), self.levels)
+
+    def penalty(self, values: Tensor, log_step: Tensor) -> Tensor:
+        """The bits of the weight under the frequencies of its levels, which :meth:`count` took last."""
+        return _Rate.apply(values, values.detach() / log_step.detach().exp(), self.lengths, log_step.detach().exp())
+
+    @torch.no_grad()
+    def count(self, values: Tensor, log_step: Tensor) -> None:
+        """Take the frequencies of the levels as they are now; half an occurrence more for each keeps all of them possible."""
+        n = self.levels
+        counts = (
+            torch.bincount((self._levels(values, log_step) + n).reshape(-1).long(), minlength=2 * n + 1).to(self.lengths) + 0.5
+        )
+        bits = -(counts / counts.sum()).log2()
+        self.lengths.copy_(torch.cat([bits, bits[-1:]]))
+
+    def code(self, values: Tensor, log_step: Tensor) -> Code:
+        return QuantizeCode(log_step.detach().exp(), self._levels(values, log_step).detach().to(torch.int8))
+
+    def _levels(self, values: Tensor, log_step: Tensor) -> Tensor:
+        return (values / log_step.exp()).round().clamp(-self.levels, self.levels)
+
+
+class _Round(Function):
+    """``step * clip(round(v / step))``; the gradient passes inside the grid, the step's is that of Esser et al. 2020."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, step: Tensor, levels: int) -> Tensor:
+        scaled = values / step
+        rounded = scaled.round().clamp(-levels, levels)
+        ctx.save_for_backward(scaled, rounded)
+        ctx.levels = levels
+        return rounded * step
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        scaled, rounded = ctx.saved_tensors
+        inside = scaled.abs() <= ctx.levels + 0.5
+        slope = torch.where(inside, rounded - scaled, rounded)
+        return grad * inside, (grad * slope).sum() / math.sqrt(grad.numel() * ctx.levels), None
+
+
+class _Rate(Function):
+    """The bits of levels between whole numbers, by linear interpolation; the gradient is for the values, not for the step."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scaled: Tensor, lengths: Tensor, step: Tensor) -> Tensor:
+        n = len(lengths) // 2 - 1
+        scaled = scaled.clamp(-n, n)
+        below = scaled.floor()
+        place = (below + n).long()
+        slopes = lengths.diff().index_select(0, place.reshape(-1)).reshape(values.shape)
+        ctx.save_for_backward(slopes, step)
+        return lengths.index_select(0, place.reshape(-1)).sum() + (slopes * (scaled - below)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        slopes, step = ctx.saved_tensors
+        return slopes * (grad / step), None, None, None
