@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,8 +28,8 @@ class ProxOptimizer(Optimizer):
 
     It is a torch optimizer: ``param_groups``, ``state`` and ``defaults`` are those of ``optimizer`` itself, so schedulers,
     gradient clipping and ``torch.amp.GradScaler`` work on it. A step that the scaler skips counts for nothing and shrinks
-    nothing. The state dict is the inner optimizer's plus the step counter; one saved without the counter (plain training)
-    starts it at 0.
+    nothing. The state dict is the inner optimizer's plus the step counter and what the proximal steps remember of each weight
+    (:meth:`Regularizer.warm_prox`); one saved without them (plain training) starts them anew.
 
     **Strength.** With plain gradient descent the fixed points are the stationary points of ``loss + r``, at the strength stated.
     Other optimizers scale the gradient and not the proximal step, so their fixed points are those of another strength:
@@ -71,7 +72,9 @@ class ProxOptimizer(Optimizer):
         if not isinstance(every, int) or every < 1:
             raise TautError(f"every counts optimizer steps and must be an integer of at least 1, got {every!r}")
         # sets up hooks and profiling as torch does for a restored optimizer: parameters and state are the inner one's
-        super().__setstate__({"inner": optimizer, "every": every, "steps": 0, "chosen": assign(model, regularizers)})
+        super().__setstate__(
+            {"inner": optimizer, "every": every, "steps": 0, "memory": {}, "chosen": assign(model, regularizers)}
+        )
         groups = self._groups()
         for layer, _ in self.chosen:
             check_held(layer, groups)
@@ -123,7 +126,8 @@ class ProxOptimizer(Optimizer):
             if group.get("lr") is None:
                 raise TautError(f"{layer.name}: its parameter group has no learning rate, which the proximal step needs; set lr")
             try:
-                weight.copy_(regularizer.prox(weight, float(group["lr"]) * self.every))
+                memory = self.memory.setdefault(layer.name, {})
+                weight.copy_(regularizer.warm_prox(weight, float(group["lr"]) * self.every, memory))
             except TautError as error:
                 raise TautError(f"{layer.name}: {regularizer}: {error}") from error
 
@@ -141,10 +145,11 @@ class ProxOptimizer(Optimizer):
         self.inner.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state dict, and the step counter under ``"prox"``."""
+        """The inner optimizer's state dict, and under ``"prox"`` the step counter and what the proximal steps remember."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        state = {**self.inner.state_dict(), KEY: {"steps": self.steps}}
+        memory = {name: dict(kept) for name, kept in self.memory.items() if kept}
+        state = {**self.inner.state_dict(), KEY: {"steps": self.steps} | ({"memory": memory} if memory else {})}
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state)
             state = state if changed is None else changed
@@ -156,14 +161,15 @@ class ProxOptimizer(Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             changed = before(self, state)
             state = state if changed is None else changed
-        steps = int(state.get(KEY, {}).get("steps", 0))
+        own = state.get(KEY, {})
         self.inner.load_state_dict({key: value for key, value in state.items() if key != KEY})
-        self.steps = steps
+        self.steps = int(own.get("steps", 0))
+        self.memory = copy.deepcopy(own.get("memory", {}))
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"inner": self.inner, "every": self.every, "steps": self.steps, "chosen": self.chosen}
+        return {name: getattr(self, name) for name in ("inner", "every", "steps", "chosen", "memory")}
 
     def __repr__(self) -> str:
         layers = "".join(f"\n    {layer.name}: {regularizer}" for layer, regularizer in self.chosen)

@@ -26,7 +26,9 @@ class Regularizer:
     """A penalty at one setting. Subclasses are frozen dataclasses; subclassing registers the class by its name.
 
     Class flags: ``exact_prox``: :meth:`prox` is the exact minimiser, not an approximation; ``convex``: the penalty is convex, so
-    that the exact prox is unique and never moves two weights apart; ``strengths``: the fields that the penalty is linear in.
+    that the exact prox is unique and never moves two weights apart; ``proximal``: :meth:`prox` is that minimiser or near it; where
+    it is False it is a published step of another kind (a force, a projection), which lowers the value and need not lower value and
+    distance together; ``strengths``: the fields that the penalty is linear in.
 
     Example:
         >>> import torch
@@ -46,6 +48,7 @@ class Regularizer:
     registry: ClassVar[dict[str, type[Regularizer]]] = {}
     exact_prox: ClassVar[bool] = True
     convex: ClassVar[bool] = True
+    proximal: ClassVar[bool] = True
     strengths: ClassVar[tuple[str, ...]] = ("strength",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -71,21 +74,30 @@ class Regularizer:
         """The proximal operator at ``w``: a new tensor of its shape and dtype; ``step`` is in units of the learning rate."""
         raise NotImplementedError(f"{type(self).__name__} must define prox()")
 
+    def warm_prox(self, w: Tensor, step: float, memory: dict[str, Any]) -> Tensor:
+        """:meth:`prox` for one of many calls on the same weight as it changes in training.
+
+        ``memory`` is a dict that the caller keeps for this weight, empty at first. A method that is cheaper with what its last
+        call found (a basis, say) reads and replaces it; it holds tensors and plain numbers only, goes into state dicts, and
+        its tensors are never changed in place. By default the memory is left alone.
+        """
+        return self.prox(w, step)
+
     def exact(self) -> bool:
         """Whether :meth:`prox` is exact at this setting; the class flag unless a subclass knows better."""
         return self.exact_prox
 
     def __str__(self) -> str:
-        values = (f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self))  # type: ignore[arg-type]
+        fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        # how something is computed (repr=False) is told where it was chosen: names in records stay short and comparable
+        values = (f"{f.name}={value}" for f, value in fields if f.repr or value != f.default)
         return f"{type(self).__name__}({', '.join(values)})"
 
 
 def check_share(regularizer: Regularizer, alpha: float) -> None:
     """An error unless ``alpha``, the share of single weights beside groups, is at most 1 (below 0 is refused for every field)."""
     if alpha > 1:
-        raise TautError(
-            f"{type(regularizer).__name__}: alpha is a share between 0 (groups) and 1 (single weights), got {alpha}"
-        )
+        raise TautError(f"{type(regularizer).__name__}: alpha is a share between 0 (groups) and 1 (single weights), got {alpha}")
 
 
 def check_step(step: float) -> float:
