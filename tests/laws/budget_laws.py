@@ -2,10 +2,14 @@
 
 import itertools
 
+import pytest
 import torch
 from torch import nn
 
+from taut.budget import Budget, Recovery
+from taut.compressors import Prune
 from taut.budget.options import Option
+from taut.parametrizations import Entropy
 
 
 class Bowl(nn.Module):
@@ -90,3 +94,72 @@ def check_path(result, budget):
             assert point.metric >= first.metric - budget.metric_drop - 1e-12
         if budget.loss_increase is not None:
             assert point.loss <= first.loss + budget.loss_increase + 1e-12
+
+
+def blobs(seed, count=240):
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 4, (count,), generator=draw)
+    centers = torch.randn(4, 12, generator=draw) * 2
+    x = centers[y] + torch.randn(count, 12, generator=draw)
+    return [(x[i : i + 60], y[i : i + 60]) for i in range(0, count, 60)]
+
+
+def trained(seed, batches, hidden=32):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(12, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 4))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(30):
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    return net.eval()
+
+
+def check_probes(compress, seed):
+    """A search that is complete has measured, after the last kept point, every layer's next move alone, and refused it."""
+    train, val = blobs(seed), blobs(seed)[:2]
+    result = compress(trained(seed, train), train, val, Budget(loss_increase=0.02), methods=[Prune()], recover=False)
+    assert result.complete
+    rejected = [p for p in result.curve if p.step > result.best.step]
+    moved = {frozenset(name for name, plan in p.plan.items() if plan != result.best.plan.get(name)) for p in rejected}
+    for name in ("0", "3"):
+        assert frozenset({name}) in moved, f"{name} was never probed alone: {moved}"
+
+
+RESUMED = {
+    "layer by layer": [Prune(by="fisher")],
+    "all at once": [Entropy()],
+    "one after the other": [Entropy(), Prune(by="fisher")],
+}
+
+
+def check_resumed(compress, folder, methods):
+    """A search that was cut, at its first step or at the last refused one, goes the same way when resumed; its log is whole."""
+    train, val = blobs(1), blobs(1)[:2]
+    net, how = trained(1, train), Recovery(epochs=6, lr=0.05, first=0.16)
+    settings = {"train": train, "val": val, "budget": Budget(loss_increase=0.01), "methods": methods, "recover": how, "seed": 3}
+    settings["max_steps"] = 6
+    whole = compress(net, **settings, workdir=folder / "whole")
+    seen = [(p.step, p.kept, p.loss, p.metric, p.bytes, p.plan) for p in whole.curve]
+    refused = [p.step for p in whole.curve if not p.kept and p.step < len(seen) - 1]
+    assert refused, f"nothing was refused, the case tests nothing: {seen}"
+    for step in {1, refused[-1]}:
+        # the cut comes when the next point is told, so this one's state is on disk
+        resumed = _cut_and_resumed(lambda **more: compress(net, **settings, **more), folder / f"cut{step}", step + 1)
+        assert [(p.step, p.kept, p.loss, p.metric, p.bytes, p.plan) for p in resumed.curve] == seen
+        assert torch.equal(whole.model(val[0][0]), resumed.model(val[0][0]))
+        assert len((folder / f"cut{step}" / "curve.jsonl").read_text().splitlines()) == len(seen)
+
+
+def _cut_and_resumed(compress, folder, step):
+    class Cut(Exception):
+        pass
+
+    def cut(point):
+        if point.step == step:
+            raise Cut
+
+    with pytest.raises(Cut):
+        compress(workdir=folder, progress=cut)
+    return compress(workdir=folder)

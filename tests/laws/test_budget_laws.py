@@ -4,14 +4,25 @@ import itertools
 
 import pytest
 import torch
-from laws.budget_laws import Bowl, check_allocation, check_front, check_path, check_region
+from laws.budget_laws import (
+    RESUMED,
+    Bowl,
+    blobs,
+    check_allocation,
+    check_front,
+    check_path,
+    check_probes,
+    check_region,
+    check_resumed,
+    trained,
+)
 from torch import nn
 
 from taut.budget import Budget, compress
 from taut.budget.loss_model import LossModel
 from taut.budget.options import Option, Site, allocate, convex_front, options
 from taut.budget.trust_region import TrustRegion
-from taut.compressors import Codebook, Prune
+from taut.compressors import Prune
 from taut.layers import find_layers
 
 SEEDS = range(20)
@@ -31,26 +42,6 @@ def test_radius_rule():
     check_region(TrustRegion)
 
 
-def _blobs(seed, count=240):
-    draw = torch.Generator().manual_seed(seed)
-    y = torch.randint(0, 4, (count,), generator=draw)
-    centers = torch.randn(4, 12, generator=draw) * 2
-    x = centers[y] + torch.randn(count, 12, generator=draw)
-    return [(x[i : i + 60], y[i : i + 60]) for i in range(0, count, 60)]
-
-
-def _trained(seed, batches):
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    for _ in range(30):
-        for x, y in batches:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(x), y).backward()
-            optimizer.step()
-    return net.eval()
-
-
 BUDGETS = [Budget(metric_drop=0.0), Budget(metric_drop=0.02), Budget(loss_increase=0.05), Budget(0.01, 0.1)]
 
 
@@ -58,8 +49,8 @@ BUDGETS = [Budget(metric_drop=0.0), Budget(metric_drop=0.02), Budget(loss_increa
 @pytest.mark.parametrize("recover", [False, 2], ids=["as is", "recovered"])
 @pytest.mark.parametrize("seed", range(2))
 def test_every_kept_point_is_within_budget_and_cheaper(budget, recover, seed):
-    train, val = _blobs(seed), _blobs(seed)[:2]
-    net = _trained(seed, train)
+    train, val = blobs(seed), blobs(seed)[:2]
+    net = trained(seed, train)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     result = compress(net, train, val, budget, recover=recover, max_steps=12)
     check_path(result, budget)
@@ -94,41 +85,14 @@ def test_with_an_exact_loss_model_the_answer_is_near_brute_force(seed):
         assert lost <= bound and best <= cost <= best + step
 
 
-def test_the_search_ends_only_after_a_probe_of_every_layer_failed():
-    train, val = _blobs(0), _blobs(0)[:2]
-    result = compress(_trained(0, train), train, val, Budget(loss_increase=0.02), methods=[Codebook()], recover=False)
-    assert result.complete
-    rejected = [p for p in result.curve if p.step > result.best.step]
-    moved = {frozenset(name for name, plan in p.plan.items() if plan != result.best.plan.get(name)) for p in rejected}
-    for name in ("0", "3"):
-        if result.best.plan.get(name, "").startswith("Codebook(k=2,"):
-            continue  # the cheapest rung there is
-        assert frozenset({name}) in moved, f"{name} was never probed alone: {moved}"
+@pytest.mark.parametrize("seed", range(2))
+def test_the_search_ends_only_after_a_probe_of_every_layer_failed(seed):
+    check_probes(compress, seed)
 
 
-def test_a_search_that_was_cut_goes_the_same_way_when_resumed(tmp_path):
-    train, val = _blobs(1), _blobs(1)[:2]
-    net = _trained(1, train)
-    settings = {"train": train, "val": val, "budget": Budget(metric_drop=0.02), "methods": [Prune(by="fisher")]}
-    settings |= {"recover": 1, "seed": 3}
-    whole = compress(net, **settings, workdir=tmp_path / "whole")
-
-    class Cut(Exception):
-        pass
-
-    def cut(point):
-        if point.step == 3:
-            raise Cut
-
-    with pytest.raises(Cut):
-        compress(net, **settings, workdir=tmp_path / "cut", progress=cut)
-    resumed = compress(net, **settings, workdir=tmp_path / "cut")
-    assert len(whole.curve) > 4
-    seen = [(p.step, p.kept, p.loss, p.metric, p.bytes, p.plan) for p in whole.curve]
-    assert [(p.step, p.kept, p.loss, p.metric, p.bytes, p.plan) for p in resumed.curve] == seen
-    x = val[0][0]
-    assert torch.equal(whole.model(x), resumed.model(x))
-    assert len((tmp_path / "cut" / "curve.jsonl").read_text().splitlines()) == len(seen)
+@pytest.mark.parametrize("methods", RESUMED.values(), ids=RESUMED)
+def test_a_search_that_was_cut_goes_the_same_way_when_resumed(tmp_path, methods):
+    check_resumed(compress, tmp_path, methods)
 
 
 def test_options_hold_no_rung_dearer_than_the_present_setting():

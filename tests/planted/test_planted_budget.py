@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from laws.budget_laws import check_allocation, check_front, check_path, check_region
+from laws.budget_laws import RESUMED, check_allocation, check_front, check_path, check_probes, check_region, check_resumed
 
-from taut.budget import Budget
+from taut.budget import Budget, compress
+from taut.budget.journal import Journal
 from taut.budget.options import allocate, convex_front
+from taut.budget.search import Search
 from taut.budget.trust_region import TrustRegion
 from taut.cost import Ledger
 from taut.curve import Curve, Point
@@ -94,3 +96,30 @@ def test_the_path_law_accepts_a_path_within_budget():
 def test_a_point_that_should_not_be_kept_is_caught(fault):
     with pytest.raises(AssertionError):
         check_path(_Result([*GOOD[:2], fault]), Budget(metric_drop=0.01, loss_increase=0.01))
+
+
+def test_a_search_that_ends_without_its_last_probes_is_caught(monkeypatch):
+    def only_the_allocation(self, progress, fronts, floor):
+        moves = allocate(fronts, progress.region.radius, floor=floor)
+        return {} if frozenset((n, str(o.method)) for n, o in moves.items()) in progress.rejected else moves
+
+    monkeypatch.setattr(Search, "_next_moves", only_the_allocation)
+    with pytest.raises(AssertionError, match="never probed"):
+        for seed in range(2):
+            check_probes(compress, seed)
+
+
+@pytest.mark.parametrize(
+    ("methods", "forgotten"),
+    [
+        ("layer by layer", {"region": None, "rejected": set()}),
+        ("all at once", {"too_small": 0.0}),
+        ("one after the other", {"step": 0}),
+    ],
+    ids=["what was refused", "the size that failed", "the step"],
+)
+def test_a_resumed_search_that_forgets_is_caught(monkeypatch, tmp_path, methods, forgotten):
+    whole = Journal.progress
+    monkeypatch.setattr(Journal, "progress", lambda self, *args: replace(whole(self, *args), **forgotten))
+    with pytest.raises(AssertionError):
+        check_resumed(compress, tmp_path, RESUMED[methods])

@@ -22,6 +22,7 @@ from taut.budget.price import Meter
 from taut.budget.reasons import explain
 from taut.budget.recover import Recovery
 from taut.budget.search import Progress, Search, Step
+from taut.budget.squeeze import squeeze
 from taut.budget.trial import Setup, Trial
 from taut.compressors import Chain, Codebook, LowRank, Prune, Quantize
 from taut.compressors.base import Compressor
@@ -31,21 +32,24 @@ from taut.errors import TautError
 from taut.layers import check_model
 from taut.measure import evaluate
 from taut.objective import Loss, Metric, Objective, batches_of, has_target, inputs_of
+from taut.parametrizations import Entropy
 from taut.records import read_records
 
 log = logging.getLogger(__name__)
 
-Method = Compressor | Shrink
+Method = Compressor | Shrink | Entropy
 
 
-def default_methods(minimize: str) -> list[Method]:
-    """What is tried when ``methods`` is not given.
+def default_methods(minimize: str, trains: bool = True) -> list[Method]:
+    """What is tried when ``methods`` is not given; ``trains``: whether there is training data to recover with.
 
-    For bytes: pruning by Fisher importance, then a codebook on what is left. For parameters, MACs and latency: narrower layers,
+    For bytes: entropy-penalised training of all layers together, where there is training data; then, layer by layer, pruning by
+    Fisher importance and a codebook on what is left. For parameters, MACs and latency: narrower layers,
     then low rank with its factors on a fine grid, in both matricisations.
     """
     if minimize == "bytes":
-        return [Chain(Prune(by="fisher"), Codebook(k=k, keep_zero=False)) for k in (8, 16, 32)]
+        chains: list[Method] = [Chain(Prune(by="fisher"), Codebook(k=k, keep_zero=False)) for k in (8, 16, 32)]
+        return [Entropy(), *chains] if trains else chains
     return [Shrink(), *(Chain(LowRank(scheme=scheme), Quantize(bits=8)) for scheme in (1, 2))]
 
 
@@ -97,9 +101,10 @@ def compress(
 
     ``train``, ``val``: iterables of batches, ``(input, target)``, dicts, or inputs alone (then the original network's outputs
     are the target). Without ``train`` nothing is fine-tuned. ``budget``: default ``Budget(metric_drop=0.0)``. ``minimize``:
-    ``"bytes"``, ``"params"``, ``"macs"`` or ``"latency"``. ``methods``: compressors and :class:`Shrink`; each compressor stands
-    for its whole ladder. ``recover``: whether to fine-tune, or for how many epochs a step. ``workdir``: where the log and the
-    kept networks go; a second call with the same settings resumes there. ``progress`` is called with every measured point.
+    ``"bytes"``, ``"params"``, ``"macs"`` or ``"latency"``. ``methods``, tried in this order: :class:`Shrink`,
+    :class:`taut.parametrizations.Entropy`, and compressors, each of which stands for its whole ladder; default
+    :func:`default_methods`. ``recover``: whether to fine-tune, or for how many epochs a step. ``workdir``: where the log and
+    the kept networks go; a second call with the same settings resumes there. ``progress`` is called with every measured point.
 
     Raises :class:`~taut.errors.BudgetError` for a budget that cannot be measured, and :class:`~taut.errors.TautError` for
     weights that are not finite or settings that do not fit; both say what to change.
@@ -122,8 +127,9 @@ def compress(
     dense = copy.deepcopy(model).eval()
     setup = _setup(original, dense, train, val, budget, minimize, (loss, metric), recover, seed, start + (time_limit or inf))
     setup = replace(setup, max_steps=max_steps)
-    chosen = list(methods) if methods is not None else default_methods(minimize)
-    _check_methods(chosen)
+    trains = setup.recovery is not None
+    chosen = list(methods) if methods is not None else default_methods(minimize, trains)
+    _check_methods(chosen, minimize, trains)
     run = _Run(setup, chosen, minimize, start, workdir, progress, labels or {})
     return run.result(run.go(model))
 
@@ -153,12 +159,16 @@ def _recovery(recover: bool | int | Recovery, train: Iterable | None) -> Recover
     return None if train is None else how
 
 
-def _check_methods(methods: Sequence[Method]) -> None:
+def _check_methods(methods: Sequence[Method], minimize: str, trains: bool) -> None:
     if not methods:
         raise TautError("methods is empty: give at least one, e.g. [taut.compressors.Prune()], or leave it out")
     for method in methods:
-        if not isinstance(method, Compressor | Shrink):
+        if not isinstance(method, Method):
             raise TautError(f"{method!r} is not a method: give compressors, e.g. taut.compressors.Prune(), or taut.Shrink()")
+        if isinstance(method, Entropy) and not (trains and minimize == "bytes"):
+            raise TautError(
+                f"{method} trains the network towards a size in bytes: give train= data, recover= and minimize='bytes'"
+            )
 
 
 class _Run:
@@ -180,7 +190,7 @@ class _Run:
         self.journal = None if workdir is None else Journal(Path(workdir), identity)
         path = None if workdir is None else Path(workdir) / "curve.jsonl"
         self.curve = Curve(path=path, labels={**labels, "seed": setup.seed, "budget": setup.budget.as_dict()})
-        self.kept_step, self.spent, self.narrowed, self.known = 0, 0.0, False, 0
+        self.kept_step, self.spent, self.narrowed, self.known = 0, 0.0, False, -1
 
     def go(self, model: nn.Module) -> Progress:
         progress = self._begin(model)
@@ -188,6 +198,9 @@ class _Run:
         if shrinks and not self.narrowed:
             narrow(self.setup, shrinks[0], progress, self.meter.example, self._observe)
         self.narrowed = True
+        entropies = [m for m in self.methods if isinstance(m, Entropy)]
+        if entropies:
+            squeeze(self.setup, entropies[0], progress, self._observe)
         compressors = [m for m in self.methods if isinstance(m, Compressor)]
         if compressors:
             setup = self.setup
@@ -198,26 +211,28 @@ class _Run:
             )  # fmt: skip
             search.run(progress)
         else:
-            progress.finished = True
+            progress.finished = progress.squeezed or not entropies
         self._write(progress)
         return progress
 
     def _begin(self, model: nn.Module) -> Progress:
         """The search's first state: the network as given, or the state in the working directory."""
         data = self.journal.read() if self.journal is not None else None
-        if data is not None and self.journal is not None:
+        records = read_records(self.curve.path) if self.curve.path is not None and self.curve.path.exists() else []
+        self.known = max((record["step"] for record in records), default=-1)
+        if data is not None and self.journal is not None and records:
             self.kept_step, self.spent, self.narrowed = data["kept_step"], data["spent"], data["narrowed"]
-            records = read_records(self.curve.path) if self.curve.path is not None else []
             for record in records:
                 if record["step"] <= data["step"]:
                     self.curve.append(Point.from_record(record), known=True)
-            self.known = max(record["step"] for record in records)
             log.info("resuming after step %d", data["step"])
             return self.journal.progress(data, self.setup, lambda: copy.deepcopy(model).eval())
         dense = copy.deepcopy(model).eval()
-        kept = Trial(dense, dense, {}, self.setup.baseline, self.setup.cost(dense))
-        self._point(Step(0, kept, 0.0, 0.0, 0.0, 0.0, True))
-        return Progress(kept)
+        progress = Progress(Trial(dense, dense, {}, self.setup.baseline, self.setup.cost(dense)))
+        # before the first point: whoever finds points finds whose they are
+        self._write(progress)
+        self._point(Step(0, progress.kept, 0.0, 0.0, 0.0, 0.0, True))
+        return progress
 
     def _observe(self, step: Step, progress: Progress) -> None:
         if step.kept:
@@ -240,7 +255,7 @@ class _Run:
             step.index, trial.evaluation.loss, trial.evaluation.metric, ledger, step.kept, plan, step.predicted, step.measured,
             step.radius, self._seconds(),
         )  # fmt: skip
-        self.curve.append(point, known=step.index <= self.known and self.known > 0)
+        self.curve.append(point, known=step.index <= self.known)
         if self.tell is not None:
             self.tell(point)
 

@@ -56,13 +56,17 @@ class Journal:
         return self.folder / "state.json"
 
     def write(self, progress: Progress, extra: dict[str, Any]) -> None:
-        """Store where the search stands; the networks are written only when a new point was kept."""
+        """Store where the search stands; a network is written only when it is new."""
         kept = progress.kept
         stem = f"kept-{extra['kept_step']:04d}"
-        for name, model in (("dense", kept.dense), ("shipped", kept.shipped)):
-            path = self.folder / f"{stem}.{name}.taut"
-            if not path.exists():
-                save(model, path)
+        files = {f"{stem}.dense.taut": kept.dense, f"{stem}.shipped.taut": kept.shipped}
+        start = None
+        if progress.start is not None:
+            start = f"start-{progress.step:04d}.taut"
+            files[start] = progress.start
+        for name, model in files.items():
+            if not (self.folder / name).exists():
+                save(model, self.folder / name)
         region = progress.region
         data = {
             "identity": self.identity,
@@ -76,13 +80,16 @@ class Journal:
             "finished": progress.finished,
             "barred": progress.barred,
             "narrowing": progress.narrowed,
+            "squeezed": progress.squeezed,
+            "too_small": progress.too_small,
+            "start": start,
             **extra,
         }
         temporary = self.state.with_suffix(".tmp")
         temporary.write_text(json.dumps(data))
         os.replace(temporary, self.state)
-        for old in self.folder.glob("kept-*.taut"):
-            if not old.name.startswith(stem):
+        for old in (*self.folder.glob("kept-*.taut"), *self.folder.glob("start-*.taut")):
+            if old.name not in files:
                 old.unlink()
 
     def read(self) -> dict[str, Any] | None:
@@ -106,5 +113,6 @@ class Journal:
         rejected = {frozenset((a, b) for a, b in key) for key in data["rejected"]}
         return Progress(
             kept, data["step"], region, rejected, data["finished"], data["widest"], data.get("barred", {}),
-            data.get("narrowing", ""),
+            data.get("narrowing", ""), data["squeezed"], data["too_small"],
+            None if data["start"] is None else load(self.folder / data["start"], into=fresh()),
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +17,7 @@ from taut.curve import Curve
 from taut.layers import Layer, find_layers, replaceable
 
 
-def explain(ledger: Ledger, model: nn.Module, methods: Sequence[Compressor | Shrink], progress: Progress, curve: Curve,
+def explain(ledger: Ledger, model: nn.Module, methods: Sequence[Any], progress: Progress, curve: Curve,
             minimize: str) -> Ledger:  # fmt: skip
     """The ledger of the delivered network with the reason in ``why`` of every dense row; ``model`` is the original."""
     before = find_layers(model)
@@ -66,7 +67,8 @@ class _Case:
     def coded(self, layer: Layer, progress: Progress, curve: Curve) -> str:
         """Why the layer has no code."""
         if not self.compressors:
-            return "no method for single weights was asked for"
+            tried = "no smaller file was measured to be within the budget"
+            return tried if progress.too_small else "no method for single weights was asked for"
         free = [rungs(method, layer) for method in self.compressors]
         if not any(found for found, _ in free):
             return "; ".join(sorted({why for _, why in free}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.nn import functional
 from taut.errors import BudgetError
 from taut.measure import BATCH_NORMS
 from taut.objective import Objective, call_batch, logits_of
+
+Penalty = Callable[[float], Tensor]
 
 
 class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
@@ -47,12 +49,14 @@ class Recovery:
 
 
 def recover(
-    model: nn.Module, teacher: nn.Module, train: Iterable, objective: Objective, how: Recovery, *, seed: int, deadline: float
-) -> None:
+    model: nn.Module, teacher: nn.Module, train: Iterable, objective: Objective, how: Recovery, *, seed: int, deadline: float,
+    penalty: Penalty | None = None,
+) -> None:  # fmt: skip
     """Train the free parameters of ``model`` for one round with Adam: warm-up, then cosine to zero (or steady).
 
     ``train`` is gone through ``how.epochs`` times. Deterministic for a given ``seed``: loaders that shuffle with torch's
-    generator are seeded with it, those that count epochs are told through ``set_epoch``. Raises :class:`OutOfTime` at the
+    generator are seeded with it, those that count epochs are told through ``set_epoch``. ``penalty`` is added to the loss; it is
+    called with the part of the round that is done, 0 to 1. Raises :class:`OutOfTime` at the
     deadline (``time.monotonic``).
     """
     torch.manual_seed(seed)
@@ -73,7 +77,9 @@ def recover(
             done = (epoch + min(1.0, i / length)) / how.epochs
             for group in optimizer.param_groups:
                 group["lr"] = how.lr * (1.0 if how.steady else _shape(done))
-            _step(model, teacher, batch, objective, how, optimizer, parameters)
+            optimizer.zero_grad(set_to_none=True)
+            loss = _loss(model, teacher, batch, objective, how)
+            _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
     model.eval()
 
 
@@ -89,23 +95,13 @@ def _shape(done: float) -> float:
     return done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
 
 
-def _step(
-    model: nn.Module,
-    teacher: nn.Module,
-    batch: Any,
-    objective: Objective,
-    how: Recovery,
-    optimizer: Any,
-    parameters: list[Tensor],
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss = _loss(model, teacher, batch, objective, how)
+def _step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[Tensor], clip: float) -> None:
     if not bool(torch.isfinite(loss)):
         raise BudgetError(
             f"the training loss became {float(loss)} during recovery; check the training data for NaN and infinite values"
         )
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, how.clip)
+    torch.nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
 
 

@@ -63,6 +63,12 @@ class Progress:
     """``{layer: {setting: why}}`` for the settings that were timed and do not pay."""
     narrowed: str = ""
     """Why no more units were removed."""
+    squeezed: bool = False
+    """Whether the entropy-penalised stage is over."""
+    too_small: float = 0.0
+    """The largest cost that this stage measured to be out of budget."""
+    start: nn.Module | None = None
+    """The weights that its next training starts from, where they are not the kept ones."""
 
 
 Observer = Callable[[Step, Progress], None]

@@ -12,7 +12,7 @@ from torch import nn
 from taut.budget.budget import Budget
 from taut.budget.finish import finish
 from taut.budget.loss_model import LossModel
-from taut.budget.recover import Recovery, recover
+from taut.budget.recover import Penalty, Recovery, recover
 from taut.compressors.base import Code, Compressor
 from taut.layers import Alias, codes, find_layers, put
 from taut.measure import Evaluation, evaluate, reestimate_batchnorm
@@ -86,7 +86,7 @@ def run_trial(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel | Non
         seed = round_seed(setup, step, attempt)
         trained = copy.deepcopy(relaxed)
         if setup.recovery is not None:
-            _recover(setup, trained, setup.recovery, seed)
+            train_round(setup, trained, setup.recovery, seed)
         present = densify(trained, dense)
         shipped = _ship(setup, present, plan, model, seed)
         trial = Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
@@ -100,7 +100,7 @@ def walk(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel, seed: int
     """A small move on the way to a candidate: the plan's relaxed sets, a little training at a steady rate, no measurement."""
     assert setup.recovery is not None
     relaxed = _relax(dense, plan, model)
-    _recover(setup, relaxed, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 6), steady=True), seed)
+    train_round(setup, relaxed, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 6), steady=True), seed)
     return densify(relaxed, dense)
 
 
@@ -113,15 +113,23 @@ def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None,
     shipped = put_all(present, plan, model)
     tightened = any(method.relaxed() != method for method in plan.values())
     if setup.recovery is not None and tightened:
-        _recover(
+        train_round(
             setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 4), lr=setup.recovery.lr / 3), seed
         )
+    return settle(setup, shipped)
+
+
+def settle(setup: Setup, coded: nn.Module) -> nn.Module:
+    """A coded network as it ships: batch norms re-estimated, vectors shortened, in evaluation mode; changes it in place."""
     if setup.train is not None:
-        reestimate_batchnorm(shipped, setup.train)
-    finish(shipped)
-    return shipped.eval()
+        reestimate_batchnorm(coded, setup.train)
+    finish(coded)
+    return coded.eval()
 
 
-def _recover(setup: Setup, model: nn.Module, how: Recovery, seed: int) -> None:
+def train_round(setup: Setup, model: nn.Module, how: Recovery, seed: int, penalty: Penalty | None = None) -> None:
+    """One round of recovery of ``model``, in place."""
     assert setup.train is not None
-    recover(model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline)
+    recover(
+        model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline, penalty=penalty
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from taut.cli.search import show, watched
 from taut.codec.stream import compress_file
 from taut.compressors import Compressor
 from taut.deliver import deliver
+from taut.parametrizations import Parametrization
 
 HELD = Path("search")
 
@@ -86,7 +87,8 @@ def _budget(max_drop: float | None, max_loss_increase: float | None) -> Budget:
 
 
 def _methods(texts: list[str] | None) -> list[Any] | None:
-    known: ChainMap[str, type] = ChainMap({"Shrink": Shrink}, Compressor.registry)  # the user's module will add to it
+    # what the user's module registers is found too
+    known: ChainMap[str, type] = ChainMap({"Shrink": Shrink}, Compressor.registry, Parametrization.registry)
     return [method(text, known, "--method") for text in texts] if texts else None
 
 

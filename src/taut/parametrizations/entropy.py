@@ -38,9 +38,10 @@ class Entropy(Parametrization):
         coarse: the first step, in units of twice the mean magnitude of the weight.
 
     Example:
-        >>> latent = Entropy(levels=1).latent(torch.tensor([[0.0, 0.9], [-1.1, 0.1]]))
-        >>> [round(value, 2) for value in latent(*latent.right_inverse(torch.tensor([[0.0, 0.9], [-1.1, 0.1]]))).flatten().tolist()]
-        [0.0, 1.05, -1.05, 0.0]
+        >>> weight = torch.tensor([[0.0, 0.75], [-1.25, 0.0]])
+        >>> latent = Entropy(levels=1).latent(weight)
+        >>> latent(*latent.right_inverse(weight)).tolist()
+        [[0.0, 1.0], [-1.0, 0.0]]
     """
 
     levels: int = 3
@@ -69,8 +70,9 @@ class Grid(Latent):
         self.register_buffer("lengths", torch.zeros(2 * levels + 2), persistent=False)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
-        mean = float(weight.detach().abs().mean())
-        return weight.detach().clone(), torch.tensor(math.log(2 * self.coarse * max(mean, 1e-30))).to(weight)
+        weight = weight.detach()
+        step = _step_of(weight, self.levels) or max(2 * self.coarse * float(weight.abs().mean()), 1e-30)
+        return weight.clone(), torch.tensor(math.log(step)).to(weight)
 
     def forward(self, values: Tensor, log_step: Tensor) -> Tensor:
         return _Round.apply(values, log_step.exp(), self.levels)
@@ -96,6 +98,17 @@ class Grid(Latent):
         return (values / log_step.exp()).round().clamp(-self.levels, self.levels)
 
 
+def _step_of(weight: Tensor, levels: int) -> float:
+    """The step of a weight that is on such a grid already, so that training goes on where it ended; 0 if it is on none."""
+    sizes = weight.abs().unique()
+    sizes = sizes[sizes > 0]
+    if not 0 < len(sizes) <= levels:
+        return 0.0
+    multiples = sizes / sizes[0]
+    whole = bool((multiples - multiples.round()).abs().max() < 0.02) and float(multiples[-1]) < levels + 0.5
+    return float(sizes[0]) if whole else 0.0
+
+
 class _Round(Function):
     """``step * clip(round(v / step))``; the gradient passes inside the grid, the step's is that of Esser et al. 2020."""
 
@@ -108,7 +121,7 @@ class _Round(Function):
         return rounded * step
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         scaled, rounded = ctx.saved_tensors
         inside = scaled.abs() <= ctx.levels + 0.5
         slope = torch.where(inside, rounded - scaled, rounded)
@@ -129,6 +142,6 @@ class _Rate(Function):
         return lengths.index_select(0, place.reshape(-1)).sum() + (slopes * (scaled - below)).sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         slopes, step = ctx.saved_tensors
         return slopes * (grad / step), None, None, None

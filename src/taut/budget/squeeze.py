@@ -1,0 +1,117 @@
+"""The entropy-penalised stage of the search: all layers trained onto grids at once, towards a size, while the budget holds."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+
+from torch import Tensor, nn
+
+from taut.budget.finish import finish
+from taut.budget.rate import RateControl
+from taut.budget.recover import OutOfTime
+from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
+from taut.budget.trial import Setup, Trial, put_all, round_seed, settle, train_round
+from taut.compressors import Chain, Codebook, Prune, Quantize
+from taut.compressors.base import Compressor
+from taut.layers import bake, find_layers
+from taut.measure import evaluate
+from taut.parametrizations import Entropy
+from taut.reparametrize import Wrapped, wrap
+
+log = logging.getLogger(__name__)
+
+LARGEST = 0.5
+"""Sizes above this fraction of the dense file's are left to the search layer by layer, whose grids are finer."""
+CLOSE = 0.93
+"""Between a kept size and one that failed, as a fraction: closer ones are not told apart by their metric."""
+BACK = 1.25
+"""While nothing is kept, the next size aimed at, as a multiple of the one that failed."""
+
+
+def squeeze(setup: Setup, how: Entropy, progress: Progress, observe: Observer) -> Progress:
+    """Train towards smaller and smaller files until one is out of budget, and then between the last kept and the smallest failed.
+
+    The first size aimed at is ``Recovery.first`` of the dense file's, a later one ``STEP_FLOOR`` of the last kept. A training
+    starts from the last one's weights or from the kept ones, whichever have the lower validation loss, so that trainings add
+    up. Ends when a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
+    """
+    largest = LARGEST * setup.cost(setup.original)
+    try:
+        while not progress.squeezed and setup.goes_on(progress.step):
+            target = _target(setup, progress)
+            if not _names(progress.kept.dense) or target >= largest:
+                progress.squeezed = True
+                break
+            progress.step += 1
+            _try(setup, progress, attempt(setup, how, progress.start or progress.kept.dense, target, progress.step), observe)
+    except OutOfTime:
+        log.info("the time limit came while the entropy was trained down; what was kept before stands")
+    return progress
+
+
+def _try(setup: Setup, progress: Progress, trial: Trial, observe: Observer) -> None:
+    before = progress.kept
+    measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
+    good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
+    if good:
+        progress.kept, progress.start = trial, None
+    else:
+        progress.too_small = max(progress.too_small, trial.cost)
+        progress.start = trial.dense if measured < 0 else None
+    progress.squeezed = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
+    observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
+
+
+def _target(setup: Setup, progress: Progress) -> float:
+    """The size in bytes to aim at next."""
+    assert setup.recovery is not None
+    kept, failed = progress.kept, progress.too_small
+    if not kept.plan:
+        return BACK * failed or setup.recovery.first * kept.cost
+    return max(STEP_FLOOR * kept.cost, math.sqrt(kept.cost * failed))
+
+
+def _names(model: nn.Module) -> list[str]:
+    """The layers that are trained onto grids. A weight that several layers share has none: the search by layers takes it up."""
+    return [name for name, layer in find_layers(model).items() if not layer.tied and layer.kind != "hf_conv1d"]
+
+
+def attempt(setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int) -> Trial:
+    """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship."""
+    assert setup.recovery is not None
+    model = copy.deepcopy(dense)
+    names = _names(model)
+    training = wrap(model, dict.fromkeys(names, how))
+    penalty = RateControl(training, target, lambda: setup.cost(_stored(training)))
+    train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty)
+    present = bake(training.finalize())
+    plan = {name: setting(find_layers(present)[name].weight.detach()) for name in names}
+    shipped = settle(setup, put_all(present, plan, None))
+    return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+
+
+def _stored(training: Wrapped) -> nn.Module:
+    """A copy of a network in training, as it would be stored now."""
+    names = list(training.layers)
+    present = bake(copy.deepcopy(training).finalize())
+    stored = put_all(present, {name: setting(find_layers(present)[name].weight.detach()) for name in names}, None)
+    finish(stored)
+    return stored
+
+
+def setting(weight: Tensor) -> Compressor:
+    """The compressor that stores a weight on a grid exactly: its nonzeros, on a codebook of their values.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([0.0, 0.5, -0.5, 0.0, 1.0])
+        >>> code = setting(weight).compress(weight)
+        >>> torch.equal(code.decompress(), weight), code.values.centroids.tolist()
+        (True, [-0.5, 0.5, 1.0])
+    """
+    nonzero = weight[weight != 0]
+    if not len(nonzero):
+        return Quantize(step=1.0)
+    return Chain(Prune(density=len(nonzero) / weight.numel()), Codebook(k=len(nonzero.unique()), keep_zero=False))
