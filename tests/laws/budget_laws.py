@@ -1,14 +1,21 @@
 """The laws of the budgeted search, as functions of what they judge: tests call them on taut, planted tests on broken parts."""
 
+import copy
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from taut.budget import Budget, Recovery
-from taut.compressors import Prune
 from taut.budget.options import Option
+from taut.budget.squeeze import attempt
+from taut.budget.trial import Setup
+from taut.codec.files import file_size
+from taut.compressors import Prune
+from taut.measure import evaluate as measure
+from taut.objective import Objective
 from taut.parametrizations import Entropy
 
 
@@ -107,8 +114,12 @@ def blobs(seed, count=240):
 def trained(seed, batches, hidden=32):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(12, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 4))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    for _ in range(30):
+    return fit(net, batches, epochs=30, lr=0.02)
+
+
+def fit(net, batches, epochs, lr):
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    for _ in range(epochs):
         for x, y in batches:
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(x), y).backward()
@@ -163,3 +174,18 @@ def _cut_and_resumed(compress, folder, step):
     with pytest.raises(Cut):
         compress(workdir=folder, progress=cut)
     return compress(workdir=folder)
+
+
+def check_aim(control, target, seed):
+    """A training that is led to a size ends within a fifth of it, as the file is really written."""
+    train = blobs(seed)
+    torch.manual_seed(seed)
+    model = fit(nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)), train, 20, 0.01)
+    original, objective = copy.deepcopy(model), Objective()
+    val = train[:2]
+    setup = Setup(
+        original, train, val, objective, Budget(1.0), measure(original, val, objective), lambda m: float(file_size(m)),
+        Recovery(epochs=40, lr=0.02), seed, math.inf,
+    )  # fmt: skip
+    size = attempt(setup, Entropy(), model, target, 1, control).cost
+    assert 0.8 * target < size < 1.2 * target, f"{size:.0f} bytes, aimed at {target:.0f}"

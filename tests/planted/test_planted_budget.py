@@ -3,11 +3,21 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from laws.budget_laws import RESUMED, check_allocation, check_front, check_path, check_probes, check_region, check_resumed
+from laws.budget_laws import (
+    RESUMED,
+    check_aim,
+    check_allocation,
+    check_front,
+    check_path,
+    check_probes,
+    check_region,
+    check_resumed,
+)
 
 from taut.budget import Budget, compress
 from taut.budget.journal import Journal
 from taut.budget.options import allocate, convex_front
+from taut.budget.rate import RateControl
 from taut.budget.search import Search
 from taut.budget.trust_region import TrustRegion
 from taut.cost import Ledger
@@ -123,3 +133,27 @@ def test_a_resumed_search_that_forgets_is_caught(monkeypatch, tmp_path, methods,
     monkeypatch.setattr(Journal, "progress", lambda self, *args: replace(whole(self, *args), **forgotten))
     with pytest.raises(AssertionError):
         check_resumed(compress, tmp_path, RESUMED[methods])
+
+
+class Blind(RateControl):
+    """Pays the same for a bit whatever the size."""
+
+    def __call__(self, done):
+        price = self.log_price
+        bits = super().__call__(done)
+        self.log_price = price
+        return bits
+
+
+class Unweighed(RateControl):
+    """Takes the estimate for the size of the file."""
+
+    def __init__(self, training, target, weigh):
+        super().__init__(training, target, lambda: float(training.penalty().detach()) / 8)
+
+
+@pytest.mark.parametrize("control", [Blind, Unweighed])
+def test_a_size_that_is_missed_is_caught(control):
+    with pytest.raises(AssertionError, match="aimed at"):
+        for target in (500.0, 700.0):
+            check_aim(control, target, 0)

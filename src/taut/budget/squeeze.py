@@ -78,13 +78,15 @@ def _names(model: nn.Module) -> list[str]:
     return [name for name, layer in find_layers(model).items() if not layer.tied and layer.kind != "hf_conv1d"]
 
 
-def attempt(setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int) -> Trial:
+def attempt(
+    setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int, control: type[RateControl] = RateControl
+) -> Trial:
     """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship."""
     assert setup.recovery is not None
     model = copy.deepcopy(dense)
     names = _names(model)
     training = wrap(model, dict.fromkeys(names, how))
-    penalty = RateControl(training, target, lambda: setup.cost(_stored(training)))
+    penalty = control(training, target, lambda: setup.cost(_stored(training)))
     train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty)
     present = bake(training.finalize())
     plan = {name: setting(find_layers(present)[name].weight.detach()) for name in names}
