@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from taut.compressors.coded import free_parameters, install, release
 from taut.errors import LayerError, TautError
 from taut.layers import Layer, find_layers, put, select
-from taut.parametrizations.base import Latent, Parametrization
+from taut.parametrizations.base import Latent, Parametrization, ask_for_output
 
 
 class Wrapped:
@@ -76,6 +76,7 @@ def wrap(model: nn.Module, plan: Mapping[str, Parametrization | None]) -> Wrappe
         layer = layers[name]
         _check(layer)
         install(layer.module, layer.parameter, method.latent(layer.weight.detach()))
+        ask_for_output(layer.module)
         wrapped[name] = layer
     return Wrapped(model, wrapped)
 

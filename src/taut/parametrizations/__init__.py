@@ -1,6 +1,13 @@
 """Ways to train a weight other than directly."""
 
-from taut.parametrizations.base import Latent, Parametrization
+from taut.parametrizations.base import Gaussian, Latent, Parametrization
 from taut.parametrizations.entropy import Entropy
+from taut.parametrizations.hashed_weights import HashedWeights
+from taut.parametrizations.sparse_variational_dropout import SparseVariationalDropout
+from taut.parametrizations.svd_training import SvdTraining
+from taut.parametrizations.variational import DescriptionLength, Variational, description_length
 
-__all__ = ["Entropy", "Latent", "Parametrization"]
+__all__ = [
+    "DescriptionLength", "Entropy", "Gaussian", "HashedWeights", "Latent", "Parametrization", "SparseVariationalDropout",
+    "SvdTraining", "Variational", "description_length",
+]  # fmt: skip

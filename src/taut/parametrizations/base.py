@@ -17,10 +17,16 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from taut.compressors.base import Code
+from taut.compressors.coded import free_parameters
 from taut.errors import TautError
+
+FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
 class Latent(nn.Module):
@@ -41,6 +47,72 @@ class Latent(nn.Module):
     def code(self, *latents: Tensor) -> Code:
         """What is stored, of the same values as the weight in evaluation mode."""
         raise NotImplementedError(f"{type(self).__name__} must define code()")
+
+    def output(self, module: Any, inputs: Tensor, *latents: Tensor) -> Tensor | None:
+        """What a linear or convolution layer gives for ``inputs``, where there is a better way than by the weight; else ``None``."""
+        return None
+
+
+class Gaussian(Latent):
+    """Independent Gaussians in the place of a weight: trained are their means and the logarithms of their standard deviations.
+
+    In training mode the weight is a sample. A linear or convolution layer draws its outputs instead, each with the mean and the
+    variance that the weights give it: far less noise in the gradients than one weight for a whole batch (*local
+    reparametrization*, Kingma, Salimans and Welling 2015, arXiv 1506.02557; positions of a convolution are drawn
+    independently, as in Molchanov et al. 2017). In evaluation mode the weight is the mean where :meth:`kept`, else zero. A latent
+    in training mode in a layer in evaluation mode gives exact samples of the weight.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        return weight.detach().clone(), torch.full_like(weight, math.log(self.sigma), requires_grad=False)
+
+    def forward(self, mean: Tensor, log_sigma: Tensor) -> Tensor:
+        if self.training:
+            return mean + log_sigma.exp() * torch.randn_like(mean)
+        return torch.where(self.kept(mean, log_sigma), mean, 0.0)
+
+    def kept(self, mean: Tensor, log_sigma: Tensor) -> Tensor:
+        """Which weights are worth keeping, a boolean mask."""
+        raise NotImplementedError(f"{type(self).__name__} must define kept()")
+
+    def output(self, module: Any, inputs: Tensor, *latents: Tensor) -> Tensor | None:
+        if not (self.training and module.training):
+            return None
+        mean, log_sigma = latents
+        center = _product(module, inputs, mean, module.bias)
+        variance = _product(module, inputs.square(), (2 * log_sigma).exp(), None)
+        # where all inputs are zero there is no noise, and the root has no slope
+        return center + variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt() * torch.randn_like(center)
+
+
+def _product(module: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the layer computes, with this weight and bias."""
+    if isinstance(module, nn.Linear):
+        return functional.linear(inputs, weight, bias)
+    return module._conv_forward(inputs, weight, bias)
+
+
+def ask_for_output(module: nn.Module) -> None:
+    """Let a layer take its output from its weight's latent (:meth:`Latent.output`) before it computes with the weight.
+
+    Only linear and convolution layers that compute as torch's own do. The method goes on the class that torch makes for a
+    parametrized module, so that it leaves with the parametrization.
+    """
+    own, plain = type(module), type(module).forward
+    latent = module.parametrizations["weight"][0] if parametrize.is_parametrized(module, "weight") else None
+    if plain not in FORWARDS or not isinstance(latent, Latent) or type(latent).output is Latent.output:
+        return
+
+    def forward(self: Any, inputs: Tensor) -> Tensor:
+        how = self.parametrizations["weight"][0] if parametrize.is_parametrized(self, "weight") else None
+        given = how.output(self, inputs, *free_parameters(self, "weight")) if isinstance(how, Latent) else None
+        return plain(self, inputs) if given is None else given
+
+    own.forward = forward
 
 
 class Parametrization:
