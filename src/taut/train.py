@@ -16,20 +16,26 @@ from taut.layers import Layer, find_layers, select
 from taut.regularizers.base import Regularizer
 
 KEY = "prox"  # what the wrapper adds to the state dict
+# What it adds to each parameter group, as schedulers add ``initial_lr``: both travel with any checkpoint of the inner optimizer.
+STEPS = "prox_steps"  # optimizer steps so far
+PENDING = "prox_lr"  # sum of the learning rates since the last proximal step
 
 
 class ProxOptimizer(Optimizer):
     """Wrap an optimizer so that it minimises the loss plus a penalty on the weights of chosen layers.
 
-    After every ``every``-th step of ``optimizer``, each chosen weight becomes ``prox(w, lr * every)``, with the current learning
-    rate of its own parameter group. Biases, norms and frozen weights are left alone; tied weights are treated once. This
-    reaches exact zeros and exact low rank, which the gradient of a penalty does not. (Alvarez and Salzmann, *Compression-aware
-    training of deep networks*, NIPS 2017, take one proximal step an epoch; ``every`` spares decompositions in the same way.)
+    After every ``every``-th step of ``optimizer``, each chosen weight becomes ``prox(w, t)``, where ``t`` is the sum of the
+    learning rates of its own parameter group over these steps: ``lr * every`` at a constant rate. Biases, norms and frozen
+    weights are left alone; tied weights are treated once. This reaches exact zeros and exact low rank, which the gradient of a
+    penalty does not. (Alvarez and Salzmann, *Compression-aware training of deep networks*, NIPS 2017, take one proximal step
+    an epoch; ``every`` spares decompositions in the same way.) Where training stops between two proximal steps,
+    :meth:`flush` makes up for the rest.
 
     It is a torch optimizer: ``param_groups``, ``state`` and ``defaults`` are those of ``optimizer`` itself, so schedulers,
     gradient clipping and ``torch.amp.GradScaler`` work on it. A step that the scaler skips counts for nothing and shrinks
-    nothing. The state dict is the inner optimizer's plus the step counter and what the proximal steps remember of each weight
-    (:meth:`Regularizer.warm_prox`); one saved without them (plain training) starts them anew.
+    nothing. The state dict is the inner optimizer's plus what the proximal steps remember of each weight
+    (:meth:`Regularizer.warm_prox`). The counters are kept in the parameter groups, so that a checkpoint of the inner optimizer
+    alone holds them too. A state dict without them (plain training) starts them anew.
 
     **Strength.** With plain gradient descent the fixed points are the stationary points of ``loss + r``, at the strength stated.
     Other optimizers scale the gradient and not the proximal step, so their fixed points are those of another strength:
@@ -37,10 +43,13 @@ class ProxOptimizer(Optimizer):
     - momentum b without dampening multiplies the gradient by 1 / (1 - b): it acts as ``(1 - b) * strength``, a tenth at 0.9;
     - Adam and RMSprop divide the gradient by the root of its mean square v: each weight feels ``strength * sqrt(v)``, which
       is weak wherever gradients are small;
-    - ``weight_decay`` of the inner optimizer acts before the prox and adds to it.
+    - decoupled weight decay (``AdamW``) acts on the weight as the prox does, unscaled: beside it, ``weight_decay=d`` is
+      ``L2(d)`` to first order in the step, and its strength compares with the others as stated;
+    - coupled weight decay (``SGD``, ``Adam``) is part of the gradient and is scaled with it: beside momentum b the prox
+      at ``strength`` weighs against ``weight_decay=d`` as against ``L2(d / (1 - b))``.
 
     Choose ``strength`` accordingly. The learning-rate schedule scales gradient and proximal step alike and changes no fixed
-    point.
+    point. :func:`taut.strengths.even` gives every layer the strength that suits its size, from one number.
 
     Args:
         optimizer: the inner optimizer, over the parameters of ``model``.
@@ -48,6 +57,8 @@ class ProxOptimizer(Optimizer):
         regularizers: ``{pattern: regularizer}``, by layer names of :func:`taut.find_layers`. An exact name beats a pattern,
             otherwise the first match wins; ``None`` leaves a layer alone.
         every: steps between two proximal steps, whose step is ``every`` times as long.
+        warmup: steps over which the strength rises, in proportion, from 0 to what is stated: a network that has learnt nothing
+            yet has nothing to choose between.
 
     Example:
         >>> from taut.regularizers import L1
@@ -62,7 +73,12 @@ class ProxOptimizer(Optimizer):
     """
 
     def __init__(
-        self, optimizer: Optimizer, model: nn.Module, regularizers: Mapping[str, Regularizer | None], every: int = 1
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        regularizers: Mapping[str, Regularizer | None],
+        every: int = 1,
+        warmup: int = 0,
     ) -> None:
         if not isinstance(optimizer, Optimizer) or isinstance(optimizer, ProxOptimizer):
             raise TautError(
@@ -71,9 +87,11 @@ class ProxOptimizer(Optimizer):
             )
         if not isinstance(every, int) or every < 1:
             raise TautError(f"every counts optimizer steps and must be an integer of at least 1, got {every!r}")
+        if not isinstance(warmup, int) or warmup < 0:
+            raise TautError(f"warmup counts optimizer steps and must be an integer of at least 0, got {warmup!r}")
         # sets up hooks and profiling as torch does for a restored optimizer: parameters and state are the inner one's
         super().__setstate__(
-            {"inner": optimizer, "every": every, "steps": 0, "memory": {}, "chosen": assign(model, regularizers)}
+            {"inner": optimizer, "every": every, "warmup": warmup, "memory": {}, "chosen": assign(model, regularizers)}
         )
         groups = self._groups()
         for layer, _ in self.chosen:
@@ -106,30 +124,80 @@ class ProxOptimizer(Optimizer):
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.inner.defaults = defaults
 
+    @property
+    def steps(self) -> int:
+        """The optimizer steps so far; those that a gradient scaler skipped are not among them."""
+        return max((group.get(STEPS, 0) for group in self.param_groups), default=0)
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        for group in self.param_groups:
+            group[STEPS] = steps
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the inner optimizer, and every ``every``-th time the proximal step; returns the closure's loss."""
         loss = self.inner.step() if closure is None else self.inner.step(closure)
-        self.steps += 1
-        if self.steps % self.every == 0:
-            self.prox()
+        self.stepped()
         return loss
 
-    @torch.no_grad()
+    def stepped(self) -> None:
+        """Count a step that the inner optimizer has made, with the proximal step where it is due.
+
+        For training loops that step the inner optimizer themselves; :meth:`step` does it by itself.
+        """
+        self.steps += 1
+        risen = self._risen()
+        for group in self.param_groups:
+            if group.get("lr") is not None:
+                group[PENDING] = group.get(PENDING, 0.0) + risen * group["lr"]
+        if self.steps % self.every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """The proximal step for the optimizer steps since the last one, in place; nothing if there were none.
+
+        With ``every`` above 1, call it where training ends (or the weights are looked at), so that zeros and ranks are exact.
+
+        Example:
+            >>> from taut.regularizers import L1
+            >>> model = nn.Linear(1, 1, bias=False)
+            >>> _ = nn.init.zeros_(model.weight)
+            >>> optimizer = ProxOptimizer(torch.optim.SGD(model.parameters(), lr=0.5), model, {"*": L1(0.25)}, every=10)
+            >>> for _ in range(12):  # (w - 0.1)^2 / 2 + |w| / 4 is least at 0
+            ...     optimizer.zero_grad()
+            ...     (model.weight - 0.1).square().sum().div(2).backward()
+            ...     optimizer.step()
+            >>> model.weight.item() != 0, optimizer.flush(), model.weight.item()
+            (True, None, 0.0)
+        """
+        self._apply(lambda group: group.get(PENDING, 0.0))
+
     def prox(self) -> None:
-        """Apply the proximal operators to the chosen weights now, in place."""
+        """Apply the proximal operators to the chosen weights now, in place, for ``every`` steps at the present learning rate."""
+        self._apply(lambda group: group["lr"] * self.every * self._risen())
+
+    def _risen(self) -> float:
+        """The part of the strength that warm-up has reached; as penalties are linear in it, the part of the step to take."""
+        return min(1.0, self.steps / self.warmup) if self.warmup else 1.0
+
+    @torch.no_grad()
+    def _apply(self, length: Callable[[dict[str, Any]], float]) -> None:
+        """One proximal step of the length that a parameter group has, in full precision wherever it is called."""
         groups = self._groups()
         for layer, regularizer in self.chosen:
             group = check_held(layer, groups)
-            weight = layer.weight
-            if not getattr(layer.module, layer.parameter).requires_grad:
+            if group is None:
                 continue
             if group.get("lr") is None:
                 raise TautError(f"{layer.name}: its parameter group has no learning rate, which the proximal step needs; set lr")
+            weight, step = layer.weight, float(length(group))
             try:
-                memory = self.memory.setdefault(layer.name, {})
-                weight.copy_(regularizer.warm_prox(weight, float(group["lr"]) * self.every, memory))
+                with torch.autocast(weight.device.type, enabled=False):
+                    weight.copy_(regularizer.warm_prox(weight, step, self.memory.setdefault(layer.name, {})))
             except TautError as error:
                 raise TautError(f"{layer.name}: {regularizer}: {error}") from error
+        for group in self.param_groups:
+            group[PENDING] = 0.0
 
     @torch.no_grad()
     def penalty(self) -> float:
@@ -163,13 +231,13 @@ class ProxOptimizer(Optimizer):
             state = state if changed is None else changed
         own = state.get(KEY, {})
         self.inner.load_state_dict({key: value for key, value in state.items() if key != KEY})
-        self.steps = int(own.get("steps", 0))
+        self.steps = int(own.get("steps", self.steps))
         self.memory = copy.deepcopy(own.get("memory", {}))
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("inner", "every", "steps", "chosen", "memory")}
+        return {name: getattr(self, name) for name in ("inner", "every", "warmup", "chosen", "memory")}
 
     def __repr__(self) -> str:
         layers = "".join(f"\n    {layer.name}: {regularizer}" for layer, regularizer in self.chosen)
@@ -180,8 +248,8 @@ class ProxOptimizer(Optimizer):
         return {id(p): group for group in self.inner.param_groups for p in group["params"]}
 
 
-def check_held(layer: Layer, groups: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """The parameter group that holds a layer's weight; a weight that no group holds, or a coded one, is an error."""
+def check_held(layer: Layer, groups: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+    """The parameter group that holds a layer's weight, ``None`` for a frozen one; any other that cannot be shrunk is an error."""
     leave_out = f"leave the layer out with {{{layer.name!r}: None}}"
     if parametrize.is_parametrized(layer.module, layer.parameter):
         raise LayerError(
@@ -189,6 +257,13 @@ def check_held(layer: Layer, groups: dict[int, dict[str, Any]]) -> dict[str, Any
             f"shrunk in place; {leave_out}, or train before compressing"
         )
     weight = getattr(layer.module, layer.parameter)
+    if not weight.requires_grad:
+        return None
+    if hasattr(weight, "placements"):
+        raise LayerError(
+            f"{layer.name}: the weight is sharded over processes (a DTensor), and a proximal step needs it whole; {leave_out}, or "
+            "train data-parallel (DistributedDataParallel)"
+        )
     if id(weight) not in groups:
         raise LayerError(
             f"{layer.name}: the optimizer does not hold the weight of shape {tuple(weight.shape)}; add it to the optimizer, or "

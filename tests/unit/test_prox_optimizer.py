@@ -215,6 +215,8 @@ def test_state_dicts_and_plain_training_go_both_ways():
     assert optimizer.state_dict()["prox"] == {"steps": 3}
     torch.optim.Adam(model.parameters()).load_state_dict(optimizer.state_dict())
     optimizer.load_state_dict(inner.state_dict())
+    assert optimizer.steps == 3, "a checkpoint of the inner optimizer holds the count as well"
+    optimizer.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
     assert optimizer.steps == 0
     state = optimizer.state_dict()
     kept = copy.deepcopy(state["param_groups"])

@@ -1,0 +1,1 @@
+"""Proximal steps in training loops that others wrote: each module needs the extra of its name."""
