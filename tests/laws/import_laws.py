@@ -8,11 +8,12 @@ from pathlib import Path
 # from the bottom up; a module belongs to the first pattern that matches it
 LEVELS = (
     ("taut.errors", "taut.views", "taut.cost", "taut.records", "taut.statistics", "taut.version", "taut.numeric*"),
-    ("taut.*.base", "taut.compressors.coded"),
+    ("taut.*.base", "taut.compressors.coded", "taut.regularizers.annealed"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
-    ("taut.train", "taut.apply", "taut.reparametrize", "taut.shrink*", "taut.curve")
-    + ("taut.measure", "taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
+    ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.reparametrize", "taut.shrink*", "taut.curve")
+    + ("taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.ranks", "taut.factor")
+    + ("taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
     ("taut.cli*", "taut.__main__"),
@@ -122,12 +123,12 @@ def check_siblings(modules: dict[str, Module]) -> None:
     """A method imports no other method of its kind, nor the package that gathers them; a composition imports no method at all."""
     for module in modules.values():
         package, _, last = module.name.rpartition(".")
-        if package not in METHODS or last in ("base", "coded"):
+        if package not in METHODS or last in ("base", "coded", "annealed"):
             continue
         for i in module.imports:
             kinds = METHODS if module.name in COMPOSITIONS else (package,)
             kind = i.target if i.target in METHODS else i.target.rpartition(".")[0]
-            is_base = i.target.endswith((".base", ".coded"))
+            is_base = i.target.endswith((".base", ".coded", ".annealed"))
             assert kind not in kinds or is_base, f"{module.name}:{i.line} imports {i.target}; only the base is allowed"
 
 

@@ -109,6 +109,15 @@ def check_descends(regularizer, w, step):
     )
 
 
+def check_lowers(regularizer, w, step):
+    """A step that is no proximal one, a force or a projection: a short one makes the penalty smaller, unless it is 0."""
+    w = w.double()
+    z = regularizer.prox(w, 1e-2 * step)
+    before, after = float(regularizer.value(w)), float(regularizer.value(z))
+    assert after <= before + SLACK * (1 + before), f"{regularizer}: the step raises the value from {before:.12g} to {after:.12g}"
+    assert after < before or before < SLACK, f"{regularizer}: the step does nothing at a value of {before:.12g}"
+
+
 def check_zero_step(regularizer, w, step=0.0):
     """A step of zero returns the weight, bit for bit, in a new tensor."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):

@@ -8,6 +8,10 @@ import torch
 from laws import regularizer_laws as laws
 
 from taut.regularizers import L1, L2, Distance, GroupLasso, Nuclear, NuclearSparseGroup, Regularizer, SparseGroupLasso
+from taut.regularizers.force import Force
+from taut.regularizers.hoyer_square import HoyerSquare
+from taut.regularizers.learned_rank import LearnedRank
+from taut.regularizers.trained_rank import TrainedRank
 
 W = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 PAIR = torch.tensor([[1.3, -0.4]])
@@ -155,6 +159,39 @@ class PlantedExpansive(L1):
         return w * (1 + step * self.strength)
 
 
+@dataclass(frozen=True)
+class PlantedHoyerShrinks(HoyerSquare):
+    """Takes the offset and does not grow what stays."""
+
+    def prox(self, w, step):
+        z = super().prox(w, step)
+        return torch.where(z == 0, z, z.sign() * (w.abs() - 0.1).clamp_min(0))
+
+
+@dataclass(frozen=True)
+class PlantedRankPrice(LearnedRank):
+    """Forgets the half: a rank is chosen at twice the strength."""
+
+    def prox(self, w, step):
+        return LearnedRank(self.alpha, 2 * self.strength).prox(w, step / 2)
+
+
+@dataclass(frozen=True)
+class PlantedRepulsion(Force):
+    """The rows are pushed apart."""
+
+    def prox(self, w, step):
+        return 2 * w - super().prox(w, step)
+
+
+@dataclass(frozen=True)
+class PlantedStandstill(TrainedRank):
+    """Cuts nothing and shrinks nothing."""
+
+    def prox(self, w, step):
+        return w.clone()
+
+
 @dataclass
 class PlantedUnfrozen(Regularizer):
     strength: float = 1.0
@@ -177,6 +214,10 @@ FAULTS = [
     (laws.check_nonexpansive, PlantedHardThreshold(0.3), torch.full((5, 4), 0.1801)),
     (laws.check_nonexpansive, PlantedExpansive(0.3), W),
     (laws.check_descends, PlantedExpansive(0.3), W),
+    (laws.check_prox_minimises, PlantedHoyerShrinks(0.3), W),
+    (laws.check_prox_against_brute_force, PlantedRankPrice(0.4, 0.9), PAIR),
+    (laws.check_lowers, PlantedRepulsion(0.3), W),
+    (laws.check_lowers, PlantedStandstill(0.3), W),
     (laws.check_zero_step, PlantedZeroStep(0.3), W),
     (laws.check_zero_step, PlantedSameMemory(0.3), W),
     (laws.check_degenerate, PlantedNanAtZero(0.3), (3, 4)),

@@ -26,9 +26,9 @@ class Regularizer:
     """A penalty at one setting. Subclasses are frozen dataclasses; subclassing registers the class by its name.
 
     Class flags: ``exact_prox``: :meth:`prox` is the exact minimiser, not an approximation; ``convex``: the penalty is convex, so
-    that the exact prox is unique and never moves two weights apart; ``proximal``: :meth:`prox` is that minimiser or near it; where
-    it is False it is a published step of another kind (a force, a projection), which lowers the value and need not lower value and
-    distance together; ``strengths``: the fields that the penalty is linear in.
+    that the exact prox is unique and never moves two weights apart; ``proximal``: :meth:`prox` is that minimiser or near it;
+    where it is False it is a published step of another kind (a force, a projection), which lowers the value and need not lower
+    value and distance together; ``strengths``: the fields that the penalty is linear in.
 
     Example:
         >>> import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 from taut.compressors.base import Compressor
 from taut.errors import TautError
 from taut.numeric.singular import working
+from taut.regularizers.annealed import Annealed
 from taut.regularizers.base import Regularizer, check_step
 
 
 @dataclass(frozen=True)
-class Distance(Regularizer):
+class Distance(Annealed, Regularizer):
     """Half the squared distance to the weights that a compressor represents exactly.
 
         r(w)           =  strength / 2 * ||w - P(w)||^2,             P(w) = compressor.compress(w).decompress()
@@ -27,9 +28,15 @@ class Distance(Regularizer):
     approximate projection. Beck, *First-order methods in optimization*, 2017, example 6.65; as a penalty that is tightened in
     training: Carreira-Perpinan and Idelbayev, *"Learning-compression" algorithms for neural net pruning*, CVPR 2018.
 
+    With a ``period`` that is their algorithm (:class:`~taut.regularizers.annealed.Annealed`): the projection is renewed after
+    every ``period`` proximal steps only, and the strength, their mu, grows by ``growth`` each time.
+
     Args:
         compressor: any compressor, also a chain of several; its set need not be convex.
-        strength: the factor, in units of the loss per squared unit of weight.
+        strength: the factor, in units of the loss per squared unit of weight; with a schedule the first one.
+        growth: the factor of the strength after every period (1.1 to 1.25 are usual).
+        period: proximal steps from one projection to the next; 0: at every proximal step, no schedule.
+        multipliers: keep Lagrange multipliers (the augmented Lagrangian), which meets the constraint at a finite strength.
 
     Example:
         >>> from taut.compressors.base import DenseCode
@@ -51,9 +58,13 @@ class Distance(Regularizer):
 
     compressor: Compressor
     strength: float = 1e-3
+    growth: float = field(default=1.0, repr=False)
+    period: int = field(default=0, repr=False)
+    multipliers: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_schedule()
         if not isinstance(self.compressor, Compressor):
             raise TautError(f"Distance takes a compressor such as LowRank(rank=8), got {self.compressor!r}")
 
@@ -71,6 +82,9 @@ class Distance(Regularizer):
         wide = working(w)
         # as a convex combination: no overflow at large pulls
         return torch.lerp(wide, self._projection(wide), pull / (1 + pull)).to(w.dtype)
+
+    def c_step(self, w: Tensor, tightening: float = 1.0) -> Tensor:
+        return self._projection(w)
 
     def _projection(self, w: Tensor) -> Tensor:
         if w.numel() == 0:
