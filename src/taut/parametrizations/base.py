@@ -49,7 +49,7 @@ class Latent(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define code()")
 
     def output(self, module: Any, inputs: Tensor, *latents: Tensor) -> Tensor | None:
-        """What a linear or convolution layer gives for ``inputs``, where there is a better way than by the weight; else ``None``."""
+        """What a linear or convolution layer gives for ``inputs``; ``None`` where computing with the weight is as good."""
         return None
 
 

@@ -14,8 +14,8 @@ from taut.parametrizations.base import Latent, Parametrization
 
 @dataclass(frozen=True)
 class HashedWeights(Parametrization):
-    r"""Weights that share :math:`K` trained values from the first step on (Chen et al. 2015, *Compressing neural networks with the
-    hashing trick*, ICML, arXiv 1504.04788):
+    r"""Weights that share :math:`K` trained values from the first step on (Chen et al. 2015, *Compressing neural networks with
+    the hashing trick*, ICML, arXiv 1504.04788):
 
     .. math:: \min_a\; L(w), \qquad w_i = \xi(i)\, a_{h(i)}, \qquad h(i) \in \{1, …, K\},\; \xi(i) \in \{-1, 1\}
 

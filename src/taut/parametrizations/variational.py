@@ -131,9 +131,7 @@ def description_length(
         raise TautError(f"description_length: {samples} samples of {len(latents)} weights; wrap a weight and draw at least once")
     for name, (latent, _) in latents.items():
         if not isinstance(latent, Posterior):
-            raise TautError(
-                f"{name}: the weight is trained by {type(latent).__name__}; only Variational has a description length"
-            )
+            raise TautError(f"{name}: trained by {type(latent).__name__}; only Variational has a description length")
     modes = [(module, module.training) for module in training.model.modules()]
     devices = [t.device for _, trained in latents.values() for t in trained if t.device.type == "cuda"]
     try:
