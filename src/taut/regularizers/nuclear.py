@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from taut.numeric.singular import shrink_singular_values, singular_values
+from taut.numeric.singular import singular_values
+from taut.numeric.thresholding import check_method, threshold_singular_values
 from taut.regularizers.base import Regularizer, back, check_step, see
 
 
@@ -24,6 +26,9 @@ class Nuclear(Regularizer):
         strength: the factor, in units of the loss per unit of weight.
         view: how a convolution is seen as a matrix: ``matrix`` (outputs by inputs and kernel) or ``matrix2`` (outputs and
             kernel rows by inputs and kernel columns).
+        method: how the singular values are shrunk: ``svd`` and ``gram`` (exact), ``subspace`` (keeps a basis between the calls of
+            one :class:`~taut.train.ProxOptimizer`, and errs by about 2 % of what a step changes), ``polar`` (matrix products
+            only), or ``auto``, which chooses by shape and device: :func:`~taut.numeric.thresholding.threshold_singular_values`.
 
     Example:
         >>> import torch
@@ -36,9 +41,24 @@ class Nuclear(Regularizer):
 
     strength: float = 1e-4
     view: str = "matrix"
+    method: str = field(default="auto", repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_method(self.method)
+
+    def exact(self) -> bool:
+        return self.method != "polar"
 
     def value(self, w: Tensor) -> Tensor:
         return self.strength * singular_values(see(w, self.view)).sum()
 
     def prox(self, w: Tensor, step: float) -> Tensor:
-        return back(shrink_singular_values(see(w, self.view), check_step(step) * self.strength), w, self.view)
+        return self._shrunk(w, step, None)
+
+    def warm_prox(self, w: Tensor, step: float, memory: dict[str, Any]) -> Tensor:
+        return self._shrunk(w, step, memory)
+
+    def _shrunk(self, w: Tensor, step: float, memory: dict[str, Any] | None) -> Tensor:
+        threshold = check_step(step) * self.strength
+        return back(threshold_singular_values(see(w, self.view), threshold, self.method, memory), w, self.view)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from taut.numeric.shrinkage import shrink_rows, soft_threshold, sparse_group_norm
-from taut.numeric.singular import shrink_singular_values, singular_values
+from taut.numeric.singular import singular_values
+from taut.numeric.thresholding import check_method, threshold_singular_values
 from taut.regularizers.base import Regularizer, back, check_share, check_step, see
 
 
@@ -36,6 +37,7 @@ class NuclearSparseGroup(Regularizer):
         alpha: between 0 (groups only) and 1 (single weights only).
         view: what a group is: ``rows``, ``columns``, ``filters`` or ``kernels``.
         matrix: how a convolution is seen as a matrix: ``matrix`` or ``matrix2``.
+        method: how the singular values are shrunk, as in :class:`~taut.regularizers.nuclear.Nuclear`.
 
     Example:
         >>> import torch
@@ -52,20 +54,29 @@ class NuclearSparseGroup(Regularizer):
     alpha: float = 0.5
     view: str = "rows"
     matrix: str = "matrix"
+    method: str = field(default="auto", repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self, self.alpha)
+        check_method(self.method)
 
     def value(self, w: Tensor) -> Tensor:
         sparse = sparse_group_norm(see(w, self.view), self.alpha)
         return self.nuclear * singular_values(see(w, self.matrix)).sum() + self.sparse_group * sparse
 
     def prox(self, w: Tensor, step: float) -> Tensor:
+        return self._steps(w, step, None)
+
+    def warm_prox(self, w: Tensor, step: float, memory: dict[str, Any]) -> Tensor:
+        return self._steps(w, step, memory)
+
+    def _steps(self, w: Tensor, step: float, memory: dict[str, Any] | None) -> Tensor:
         groups = see(w, self.view)
         threshold = check_step(step) * self.sparse_group
         sparse = soft_threshold(groups, threshold * self.alpha)
         sparse = shrink_rows(sparse, threshold * (1 - self.alpha) * sqrt(groups.shape[1]))
         # in full precision between the two steps, also for half-precision weights
         whole = back(sparse, w.to(groups.dtype), self.view)
-        return back(shrink_singular_values(see(whole, self.matrix), step * self.nuclear), w, self.matrix)
+        shrunk = threshold_singular_values(see(whole, self.matrix), step * self.nuclear, self.method, memory)
+        return back(shrunk, w, self.matrix)
