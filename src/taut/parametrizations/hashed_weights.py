@@ -60,11 +60,11 @@ class Shared(Latent):
 
     def __init__(self, method: Hashed, weight: Tensor) -> None:
         super().__init__()
-        self.method, self.shape, self.count = method, tuple(weight.shape), method.values(weight.numel())
-        if self.count == weight.numel():
-            places = torch.arange(self.count, dtype=torch.int32), torch.ones(self.count, dtype=torch.int8)
+        self.method, self.shape, self.number = method, tuple(weight.shape), method.values(weight.numel())
+        if self.number == weight.numel():
+            places = torch.arange(self.number, dtype=torch.int32), torch.ones(self.number, dtype=torch.int8)
         else:
-            places = buckets(weight.numel(), self.count, method.seed, torch.device("cpu"))
+            places = buckets(weight.numel(), self.number, method.seed, torch.device("cpu"))
         # no part of the state: they follow from the shape and the seed
         self.register_buffer("index", places[0].to(weight.device), persistent=False)
         self.register_buffer("sign", places[1].to(weight.device), persistent=False)
@@ -72,8 +72,8 @@ class Shared(Latent):
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         # on the CPU, where sums have one order, and so one result
         flat, index = weight.detach().cpu().double().reshape(-1), self.index.cpu()
-        sums = torch.zeros(self.count, dtype=torch.float64).index_add_(0, index, flat * self.sign.cpu())
-        values = sums / torch.bincount(index, minlength=self.count).clamp(min=1).sqrt()
+        sums = torch.zeros(self.number, dtype=torch.float64).index_add_(0, index, flat * self.sign.cpu())
+        values = sums / torch.bincount(index, minlength=self.number).clamp(min=1).sqrt()
         energy = values.index_select(0, index).norm()
         if energy > 0:
             values = values * (flat.norm() / energy)
@@ -86,6 +86,6 @@ class Shared(Latent):
         return (0 * values).sum()
 
     def code(self, values: Tensor) -> Code:
-        if self.count == self.index.numel():
+        if self.number == self.index.numel():
             return DenseCode(values.detach().reshape(self.shape).clone())
         return HashedCode(values.detach().clone(), self.shape, self.method.seed)

@@ -16,7 +16,7 @@ from taut.numeric.singular import working
 from taut.parametrizations.base import Gaussian, Parametrization
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # Molchanov et al. 2017, equation 14
-CLIP = 8.0  # of log alpha, as in the authors' program
+CLIP = 8.0  # of log alpha; beyond it the penalty is flat
 TINY = 1e-8  # a mean of zero has a logarithm
 
 
@@ -30,12 +30,12 @@ class SparseVariationalDropout(Parametrization):
 
     with :math:`-\mathrm{KL}(\alpha) \approx k_1 s(k_2 + k_3 \ln \alpha) - \tfrac12 \ln(1 + 1/\alpha) - k_1`, where :math:`s` is
     the logistic function (equation 14). The noise is additive: :math:`\theta` and :math:`\ln \sigma` are trained, so the
-    gradient of :math:`\theta` has no noise in it (section 4.1); :math:`\ln \alpha` is held between -8 and 8 in the penalty. In
+    gradient of :math:`\theta` has no noise in it; :math:`\ln \alpha` is held between -8 and 8 in the penalty. In
     the end a weight is removed where :math:`\ln \alpha >` ``threshold``; the others are their means.
 
     The penalty is the KL term in nats of the whole weight: with a loss that is a mean over examples, add
     ``warm * penalty() / examples`` with the number of training examples, and let ``warm`` rise from 0 to 1 over the first
-    epochs: with the full term from a random start, all weights would be removed (section 6.1).
+    epochs: with the full term from a random start, all weights may be removed.
 
     Right after wrapping, the weight in evaluation mode is the original, but zero where
     :math:`|w| <` ``sigma`` :math:`e^{-\text{threshold} / 2}`. To see other thresholds after one training, set
@@ -43,7 +43,7 @@ class SparseVariationalDropout(Parametrization):
 
     Args:
         threshold: the largest :math:`\ln \alpha` of a weight that is kept.
-        sigma: the first standard deviation, above 0; the authors start from :math:`\ln \sigma^2 = -10`.
+        sigma: the first standard deviation, above 0: :math:`\ln \sigma^2 = -10` is usual.
 
     Example:
         >>> latent = SparseVariationalDropout().latent(torch.ones(1, 2)).eval()

@@ -41,7 +41,7 @@ class SvdTraining(Parametrization):
     Args:
         sparsity: :math:`\lambda_s`.
         norm: ``"hoyer"`` (the ratio) or ``"l1"``.
-        orthogonality: :math:`\lambda_o`; the authors take 1 for CIFAR-10.
+        orthogonality: :math:`\lambda_o`.
         energy: the share of the squared singular values that is kept, above 0 and at most 1.
         scheme: 1 or 2.
 
