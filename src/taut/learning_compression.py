@@ -12,9 +12,10 @@ from taut.train import ProxOptimizer
 def settle(optimizer: ProxOptimizer) -> dict[str, Compressor]:
     """The compressor of every layer that was trained towards one: ``{layer: compressor}`` for :func:`taut.apply`.
 
-    A layer under :class:`~taut.regularizers.LearnedRank` gets the rank that pays at the strength it has reached (at least 1),
-    a layer under :class:`~taut.regularizers.Distance` the compressor of that distance; other layers are left out. After the last
-    period the weights are near their compressed form, and ``taut.apply`` puts them there.
+    A layer under :class:`~taut.regularizers.learned_rank.LearnedRank` gets the rank that pays at the strength it has reached
+    (at least 1), and none where the dense matrix pays best; a layer under :class:`~taut.regularizers.Distance` gets the
+    compressor of that distance; other layers are left out. After the last period the weights are near their compressed form,
+    and ``taut.apply`` puts them there.
 
     Example: train on a quadratic loss with the learning-compression algorithm, then make the ranks explicit.
         >>> import torch
@@ -28,15 +29,17 @@ def settle(optimizer: ProxOptimizer) -> dict[str, Compressor]:
         ...     ((model[0].weight - aim) ** 2).sum().div(2).backward()
         ...     optimizer.step()
         >>> plan = settle(optimizer)
-        >>> str(plan["0"]), tuple(taut.apply(model, plan)[0][0].weight.shape)
-        ('LowRank(rank=2, scheme=1)', (2, 8))
+        >>> plan["0"].rank, tuple(taut.apply(model, plan)[0][0].weight.shape)
+        (2, (2, 8))
     """
     plan: dict[str, Compressor] = {}
     for layer, regularizer in optimizer.chosen:
         if isinstance(regularizer, LearnedRank):
             tightening = optimizer.memory.get(layer.name, {}).get("tightening", 1.0)
             rank = max(1, regularizer.rank(layer.weight, tightening))
-            plan[layer.name] = LowRank(rank=rank, scheme=2 if regularizer.view == "matrix2" else 1)
+            low = LowRank(rank=rank, scheme=2 if regularizer.view == "matrix2" else 1)
+            if low.refuses(layer) is None:
+                plan[layer.name] = low
         elif isinstance(regularizer, Distance):
             plan[layer.name] = regularizer.compressor
     return plan

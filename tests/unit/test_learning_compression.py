@@ -54,7 +54,7 @@ def test_the_schedule_is_the_papers(multipliers):
 
 
 @pytest.mark.parametrize("multipliers", [False, True])
-@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.4])
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.4])
 def test_learned_ranks_are_those_of_the_problem_solved_by_enumeration(alpha, multipliers):
     """``min_w ||w - AIM||^2 / 2 + alpha cost(rank w)``: every rank is tried."""
     costs, points = [], []
@@ -63,26 +63,26 @@ def test_learned_ranks_are_those_of_the_problem_solved_by_enumeration(alpha, mul
         points.append(code.decompress())
         costs.append(0.5 * float((points[-1] - AIM).square().sum()) + alpha * code.cost().parameters)
     best = costs.index(min(costs))
-    priced = LearnedRank(alpha, 0.3, growth=1.2, period=20, multipliers=multipliers)
+    priced = LearnedRank(alpha, 1.0, growth=1.2, period=20, multipliers=multipliers)
     model, optimizer = quadratic(priced, 800)
     plan = settle(optimizer)
-    assert plan == {"0": LowRank(rank=best + 1)}
+    assert plan == ({"0": LowRank(rank=best + 1)} if best + 1 < 5 else {}), "at full rank the dense matrix pays best"
     assert torch.allclose(model[0].weight, points[best], atol=2e-2)
-    assert taut.apply(model, plan) is not model
+    assert torch.allclose(taut.apply(model, plan)(AIM), model(AIM), atol=0.2)
 
 
 def test_multipliers_meet_the_constraint_at_a_strength_that_alone_does_not():
     apart = {}
     for multipliers in (False, True):
         model, _ = quadratic(Distance(LowRank(rank=2), 1.0, period=10, multipliers=multipliers), 600)
-        apart[multipliers] = float(Distance(LowRank(rank=2), 2.0).value(model[0].weight))
+        apart[multipliers] = Distance(LowRank(rank=2), 2.0).value(model[0].weight).item()
     assert apart[True] < 1e-9 < 1e-2 < apart[False]
 
 
 def test_any_compressor_is_reached_and_named():
     regularizer = Distance(Codebook(k=3), 0.1, growth=1.5, period=10)
     model, optimizer = quadratic(regularizer, 300)
-    assert float(Distance(Codebook(k=3), 2.0).value(model[0].weight)) < 1e-5
+    assert Distance(Codebook(k=3), 2.0).value(model[0].weight).item() < 1e-5
     assert settle(optimizer) == {"0": Codebook(k=3)}
     _, other = quadratic(L1(0.1), 1)
     assert settle(other) == {}

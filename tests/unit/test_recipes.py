@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from taut.bench.data import load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, answers, evaluate, make_optimizer, train
 from taut.errors import TautError
+from taut.regularizers import L1
 from taut.regularizers.base import Regularizer
 
 DIGITS = load("digits")
@@ -90,3 +93,14 @@ def test_answers_equal_a_loop_over_examples():
 def test_bad_settings_are_one_clear_error(options, says):
     with pytest.raises(TautError, match=says):
         train(small(), DIGITS, **options)
+
+
+def test_strengths_per_parameter_and_warmup_reach_the_optimizer():
+    torch.manual_seed(0)
+    start = small()
+    free, even, late = (
+        train(copy.deepcopy(start), DIGITS, epochs=1, batch_size=64, lr=5e-3, regularizers={"*": L1(0.1)}, **options)
+        for options in ({}, {"per": "params"}, {"warmup": 10**6})
+    )
+    size = [model[1].weight.abs().sum().item() for model in (free, even, late)]
+    assert size[1] < 0.8 * size[0] and size[0] < 0.99 * size[2]

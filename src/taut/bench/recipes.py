@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from taut.bench.data import Batches, Split, Splits
 from taut.errors import TautError
 from taut.regularizers.base import Regularizer
+from taut.strengths import even
 from taut.train import ProxOptimizer
 
 Progress = Callable[[int, int, float], None]
@@ -44,6 +45,8 @@ def train(
     schedule: str = "cosine",
     regularizers: Mapping[str, Regularizer | None] | None = None,
     every: int = 1,
+    warmup: int = 0,
+    per: str | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -53,8 +56,9 @@ def train(
     ``optimizer`` is ``"adam"`` (with decoupled weight decay: Loshchilov and Hutter, 2019) or ``"sgd"`` (Nesterov momentum
     0.9); ``schedule`` is ``"cosine"`` (down to 0) or ``"onecycle"`` (Smith and Topin, 2019), stepped every batch.
     ``regularizers`` maps layer patterns to regularizers, applied by :class:`taut.train.ProxOptimizer` every ``every``
-    steps. ``threads`` sets torch's threads while training. ``progress(epoch, epochs, loss)`` is called after every epoch
-    with the mean training loss. Nothing is chosen by validation data.
+    steps with a strength that rises over the first ``warmup`` steps; with ``per`` their strengths are per parameter or per
+    multiply-add of a layer (:func:`taut.strengths.even`). ``threads`` sets torch's threads while training. ``progress(epoch,
+    epochs, loss)`` is called after every epoch with the mean training loss. Nothing is chosen by validation data.
 
     Raises:
         TautError: an unknown optimizer, schedule or augmentation, epochs below 1, or a loss that is no longer finite.
@@ -74,7 +78,9 @@ def train(
     batches = Batches(splits.train, batch_size, seed=seed, augment=augment)
     stepper = make_optimizer(model, optimizer, lr, weight_decay)
     if regularizers:
-        stepper = ProxOptimizer(stepper, model, dict(regularizers), every=every)
+        if per is not None:
+            regularizers = even(model, regularizers, per, splits.train.x[:1])
+        stepper = ProxOptimizer(stepper, model, dict(regularizers), every=every, warmup=warmup)
     scheduler = make_schedule(stepper, schedule, lr, epochs * len(batches))
     with _threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

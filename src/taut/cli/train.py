@@ -16,6 +16,7 @@ from taut.bench.recipes import train as run
 from taut.cli.inputs import regularizers
 from taut.cli.screen import Json, bar, command, emit
 from taut.codec.writer import atomic
+from taut.compressors import Compressor
 from taut.regularizers import Regularizer
 
 
@@ -29,6 +30,10 @@ def train(
         list[str] | None, typer.Option(help="Train towards a set: nuclear=1e-3, or nuclear=1e-3@fc* for some layers.")
     ] = None,
     every: Annotated[int, typer.Option(help="Steps between two proximal steps.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Steps over which the strengths rise from 0.")] = 0,
+    per: Annotated[
+        str | None, typer.Option(help="params or macs: strengths per parameter or multiply-add, so that one suits all layers.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="The learning rate, instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
@@ -36,14 +41,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network of the benchmarks and write its weights."""
-    penalties = regularizers(regularizer or [], Regularizer.registry)
+    penalties = regularizers(regularizer or [], {**Compressor.registry, **Regularizer.registry})
     splits, model = load(data, data_dir, seed), build(network, seed)
     recipe: dict[str, Any] = {"epochs": 30, **RECIPES.get((network, data), {})}
     recipe |= {name: value for name, value in (("epochs", epochs), ("lr", lr), ("batch_size", batch_size)) if value is not None}
     start = time.monotonic()
     with bar(f"training {network} on {data}") as step:
         run(
-            model, splits, **recipe, regularizers=penalties or None, every=every, seed=seed,
+            model, splits, **recipe, regularizers=penalties or None, every=every, warmup=warmup, per=per, seed=seed,
             progress=lambda epoch, total, _loss: step(epoch, total),
         )  # fmt: skip
     took = time.monotonic() - start

@@ -32,7 +32,9 @@ class LearnedRank(Annealed, Regularizer):
     With a ``period`` this is their algorithm (:class:`~taut.regularizers.annealed.Annealed`): the rank and the compressed
     weight are chosen anew after every ``period`` proximal steps, and the strength, their mu, grows by ``growth`` each time, until
     the weight has the rank. The first strength that keeps any rank in a layer at all is :meth:`least_strength`; a rank of 0
-    says that the layer does not pay at the present strength. The ranks in the end: :func:`taut.learning_compression.settle`.
+    says that the layer does not pay at the present strength. Start well above it: the algorithm is a local search,
+    and a rank that a weak first strength takes away does not always come back. The ranks in the end:
+    :func:`taut.learning_compression.settle`.
 
     Args:
         alpha: the price of a parameter, in units of the loss.
