@@ -7,8 +7,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from torchvision_mend import mend  # noqa: E402
 
 torch.set_num_threads(1)
+mend()
 
 
 @pytest.fixture(autouse=True)

@@ -261,7 +261,7 @@ def check_held(layer: Layer, groups: dict[int, dict[str, Any]]) -> dict[str, Any
         return None
     if hasattr(weight, "placements"):
         raise LayerError(
-            f"{layer.name}: the weight is sharded over processes (a DTensor), and a proximal step needs it whole; {leave_out}, or "
+            f"{layer.name}: the weight is sharded over processes (a DTensor) and a proximal step needs it whole; {leave_out}, or "
             "train data-parallel (DistributedDataParallel)"
         )
     if id(weight) not in groups:

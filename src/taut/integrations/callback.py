@@ -1,4 +1,4 @@
-"""What the callbacks share: a class that becomes its framework's own when it is first used, and layers shared out to optimizers."""
+"""What the callbacks share: a class that joins its framework's own when it is used, and layers shared out to optimizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taut.train import ProxOptimizer, assign, check_held
 
 
 class Prox:
-    """A callback with the arguments of :class:`taut.train.ProxOptimizer`, checked before the training starts.
+    """A callback with the arguments of :class:`taut.train.ProxOptimizer`, less the optimizer and the model.
 
     The framework's base class is not known before the framework is imported, so it joins when an instance is made: an instance
     is one of both classes.
@@ -24,17 +24,15 @@ class Prox:
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return object.__new__(_joined(cls))
 
-    def __init__(self, regularizers: Mapping[str, Regularizer | None], every: int = 1) -> None:
+    def __init__(self, regularizers: Mapping[str, Regularizer | None], every: int = 1, warmup: int = 0) -> None:
         if not isinstance(regularizers, Mapping):
-            raise TautError(
-                f"regularizers map layer patterns to regularizers, as in {{'*': Nuclear(1e-3)}}; got {regularizers!r}"
-            )
+            raise TautError(f"regularizers is a mapping from layer patterns, as in {{'*': Nuclear(1e-3)}}; got {regularizers!r}")
         self.regularizers = dict(regularizers)
-        self.every = every
+        self.every, self.warmup = every, warmup
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the joined class has no name to be pickled by (spawned processes unpickle callbacks)
-        return self._written(), (self.regularizers, self.every)
+        return self._written(), (self.regularizers, self.every, self.warmup)
 
     @classmethod
     def base(cls) -> type:
@@ -57,16 +55,18 @@ def _joined(cls: type[Prox]) -> type:
 
 
 def wrap(
-    optimizers: Iterable[Optimizer], model: nn.Module, regularizers: Mapping[str, Regularizer | None], every: int
+    optimizers: Iterable[Optimizer], model: nn.Module, regularizers: Mapping[str, Regularizer | None], **when: int
 ) -> list[Optimizer]:
     """Each optimizer with the proximal steps for the weights that it holds; one that holds no chosen weight stays as it is.
+
+    ``when``: ``every`` and ``warmup``, as :class:`taut.train.ProxOptimizer` takes them.
 
     Example:
         >>> import torch
         >>> from taut.regularizers import L1
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
         >>> two = [torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.Adam(model[1].parameters())]
-        >>> first, second = wrap(two, model, {"1": L1(0.1)}, every=1)
+        >>> first, second = wrap(two, model, {"1": L1(0.1)}, every=10)
         >>> first is two[0], second.inner is two[1]
         (True, True)
     """
@@ -80,7 +80,7 @@ def wrap(
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine: dict[str, Regularizer | None]
         mine = {layer.name: r for layer, r in chosen if id(getattr(layer.module, layer.parameter)) in held}
-        wrapped.append(ProxOptimizer(optimizer, model, mine, every=every) if mine else optimizer)
+        wrapped.append(ProxOptimizer(optimizer, model, mine, **when) if mine else optimizer)
     return wrapped
 
 

@@ -28,6 +28,7 @@ class ProxCallback(Prox):
     Args:
         regularizers: ``{pattern: regularizer}``, as :class:`taut.train.ProxOptimizer` takes it.
         every: optimizer steps between two proximal steps.
+        warmup: optimizer steps over which the strength rises.
 
     Raises:
         ExtraError: transformers is not installed.
@@ -52,7 +53,7 @@ class ProxCallback(Prox):
         """Follow the optimizer; its counters, restored or not, are in its parameter groups already."""
         self._leave()
         inner = _innermost(optimizer)
-        (prox,) = wrap([inner], _bare(model), self.regularizers, self.every)
+        (prox,) = wrap([inner], _bare(model), self.regularizers, every=self.every, warmup=self.warmup)
         if isinstance(prox, ProxOptimizer):
             self.followed = prox
             self.handle = inner.register_step_post_hook(self._stepped)

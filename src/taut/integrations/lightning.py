@@ -23,6 +23,7 @@ class ProxCallback(Prox):
     Args:
         regularizers: ``{pattern: regularizer}``, as :class:`taut.train.ProxOptimizer` takes it.
         every: optimizer steps between two proximal steps.
+        warmup: optimizer steps over which the strength rises.
 
     Raises:
         ExtraError: Lightning is not installed.
@@ -42,7 +43,8 @@ class ProxCallback(Prox):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Wrap the optimizers: they exist, and nothing has been restored into them yet."""
-        trainer.strategy.optimizers = wrap(trainer.strategy.optimizers, pl_module, self.regularizers, self.every)
+        old = trainer.strategy.optimizers
+        trainer.strategy.optimizers = wrap(old, pl_module, self.regularizers, every=self.every, warmup=self.warmup)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Leave exact zeros and ranks, whatever the number of steps."""
