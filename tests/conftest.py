@@ -18,6 +18,7 @@ def _seeded():
     """A test that draws without a seed of its own draws the same numbers every time."""
     torch.manual_seed(0)
 
+
 # modules that tests import hold no tests: collected for doctests they would be imported, and register their classes, twice
 HERE = Path(__file__).parent
 collect_ignore = [str(p.relative_to(HERE)) for p in HERE.glob("*/*.py") if not p.name.startswith("test_")]

@@ -11,7 +11,7 @@ import torch
 from laws.loop_laws import check_same_weights
 
 ROOT = Path(__file__).parents[2]
-# One process adds the gradients of 32 samples in another order than two, which add 16 each and then their sums. So the gradient of
+# One process adds the gradients of 32 samples in another order than two, which add 16 each and then the sums. So the gradient of
 # a step is off by a few roundings (6e-8 relative in single precision, 1e-16 in double). Proximal operators of convex penalties do
 # not widen a difference, training may, a few times. In double precision the difference has to shrink as the rounding does.
 TOLERANCE = {"torch.float32": 1e-4, "torch.float64": 1e-12}
