@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import pytest
 import torch
@@ -43,14 +44,22 @@ class Case:
 
     def stats(self) -> Stats:
         generator = torch.Generator().manual_seed(1)
-        return Stats(fisher=torch.rand(self.shape, generator=generator) ** 4)
+        fisher = torch.rand(self.shape, generator=generator) ** 4
+        return Stats(fisher, second_moments(prod(self.shape[1:])))
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.shape))}-{str(self.dtype)[6:]}-{self.values}-{self.scale:g}"
 
 
+def second_moments(size: int) -> Tensor:
+    """Those of inputs that depend on one another, each of its own strength."""
+    x = torch.randn(3 * size, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = (x + x.mean(1, keepdim=True)) * torch.linspace(0.2, 1.0, size, dtype=torch.float64)
+    return x.T @ x / len(x)
+
+
 def compress(method: Compressor, w: Tensor, stats: Stats | None) -> Code:
-    return method.compress(w, stats if method.needs_stats() else None)
+    return method.compress(w, stats if method.needs_stats() or method.needs_inputs() else None)
 
 
 def rounding(w: Tensor) -> float:
@@ -61,6 +70,14 @@ def rounding(w: Tensor) -> float:
 def error(w: Tensor, v: Tensor, h: Tensor | None = None) -> float:
     difference = (w.double() - v.double()) ** 2
     return float((difference if h is None else difference * h.double()).sum())
+
+
+def lost(method: Compressor, w: Tensor, v: Tensor, stats: Stats) -> float:
+    """The error that a method minimises: squared, weighted by Fisher information, or of the products with the inputs."""
+    if method.needs_inputs():
+        difference = (w.double() - v.double()).reshape(len(w), -1)
+        return float((difference @ stats.inputs @ difference.T).trace())
+    return error(w, v, stats.fisher if by_fisher(method) else None)
 
 
 def slack(w: Tensor) -> float:
@@ -131,9 +148,7 @@ def check_ladder(method: Compressor, case: Case) -> None:
     assert costs == sorted(costs)
     assert costs[-1] <= w.numel()
     if type(method).monotone:
-        errors = [error(w, code.decompress()) for code in codes]
-        if by_fisher(method):
-            errors = [error(w, code.decompress(), stats.fisher) for code in codes]
+        errors = [lost(method, w, code.decompress(), stats) for code in codes]
         for before, after in itertools.pairwise(errors):
             assert after <= before * (1 + 1e-6) + slack(w)
 
@@ -147,12 +162,11 @@ def check_dense_end(method: Compressor, case: Case) -> None:
 def check_no_better_rival(method: Compressor, case: Case, excess: float = 1e-4) -> None:
     """No rival on the same rung has a smaller error; ``excess``: how much smaller it would have to be to count."""
     w, stats = case.weight(), case.stats()
-    h = stats.fisher if by_fisher(method) else None
-    achieved = error(w, compress(method, w, stats).decompress(), h)
+    achieved = lost(method, w, compress(method, w, stats).decompress(), stats)
     seen = 0
     for rival in rivals(method, w):
         seen += 1
-        assert achieved <= error(w, rival, h) * (1 + excess) + slack(w)
+        assert achieved <= lost(method, w, rival, stats) * (1 + excess) + slack(w)
     assert seen
 
 
@@ -209,7 +223,7 @@ def check_layer(method: Compressor, make: Callable[[], nn.Module], x: Tensor) ->
         return
     x = x.double() if x.is_floating_point() else x
     w = layer.weight.detach().clone()
-    stats = Stats(fisher=torch.rand(w.shape, dtype=torch.float64))
+    stats = Stats(torch.rand(w.shape, dtype=torch.float64), second_moments(w[0].numel()))
     code = compress(method, w, stats)
     reference = copy.deepcopy(model)
     find_layers(reference)["0"].weight.data.copy_(code.decompress())
@@ -292,6 +306,11 @@ def _low_rank_rivals(method: LowRank, w: Tensor) -> Iterator[Tensor]:
     m = view(name).see(w)
     u, s, v = torch.linalg.svd(m, full_matrices=False)
     yield view(name).back((u * s)[:, : method.rank] @ v[: method.rank], w.shape)
+    if method.by == "activation":  # the decomposition of W S, with S taken out again
+        root = torch.linalg.cholesky(second_moments(m.shape[1]))
+        u, s, v = torch.linalg.svd(m @ root, full_matrices=False)
+        v = v @ torch.linalg.inv(root)
+        yield view(name).back((u * s)[:, : method.rank] @ v[: method.rank], w.shape)
     for seed in range(20):
         basis = torch.randn(m.shape[1], method.rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         for near in (0.0, 1.0):  # a random subspace, and one close to the best

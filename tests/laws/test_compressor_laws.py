@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from taut.compressors import Chain, Code, Codebook, Compressor, LowRank, Prune, Quantize, Stats
 from taut.compressors.base import check_weight, dense
 from taut.compressors.low_rank import matrix_shape
+from taut.compressors.tucker import Tucker
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,9 @@ METHODS: list[Compressor] = [
     LowRank(rank=1),
     LowRank(rank=2),
     LowRank(rank=3, scheme=2),
+    LowRank(rank=2, by="activation"),
+    Tucker(rank_in=1, rank_out=1),
+    Tucker(rank_in=3, rank_out=2),
     Prune(density=0.3),
     Prune(density=1.0),
     Prune(density=0.4, by="fisher"),
@@ -76,6 +80,7 @@ METHODS: list[Compressor] = [
     Quantize(step=0.01),
     Chain(),
     Chain(LowRank(rank=2), Codebook(k=4)),
+    Chain(Tucker(rank_in=2, rank_out=3), Quantize(bits=4)),
     Chain(Prune(density=0.3), Codebook(k=4)),
     Chain(Prune(density=0.5, by="fisher"), Codebook(k=3, by="fisher")),
     Chain(LowRank(rank=2), Chain(Prune(density=0.5), Codebook(k=6))),
@@ -101,6 +106,8 @@ CASES = [
 def fits(method: Compressor, case: Case) -> bool:
     if isinstance(method, Chain):
         return fits(method.first, case)
+    if isinstance(method, Tucker):
+        return len(case.shape) > 2 and method.rank_out <= case.shape[0] and method.rank_in <= case.shape[1]
     if isinstance(method, UserRows):
         return method.count <= case.shape[0]
     if isinstance(method, Quantize) and method.step is not None:
@@ -151,6 +158,8 @@ def test_gradients(method):
 LADDERS = [
     LowRank(),
     LowRank(scheme=2),
+    LowRank(by="activation"),
+    Tucker(),
     Prune(),
     Prune(by="fisher"),
     Prune(by="random", seed=1),
@@ -169,7 +178,8 @@ LADDERS += law.discovered(LADDERS)
 @pytest.mark.parametrize("method", LADDERS, ids=str)
 def test_ladder(method):
     cases = [case for case in (*CASES, Case((60, 100)), Case((16, 8, 5, 3))) if law.rungs(method, case.shape)]
-    assert {len(case.shape) for case in cases} >= {2, 4}, "a ladder that takes no matrices is held to no law"
+    needed = {4} if isinstance(method, Tucker) else {2, 4}
+    assert {len(case.shape) for case in cases} >= needed, "a ladder that takes no matrices is held to no law"
     for case in cases:
         law.check_ladder(method, case)
 
@@ -192,6 +202,8 @@ def test_as_many_numbers_as_weights_have_no_error(method):
 
 OPTIMAL = [
     *((LowRank(rank=r, scheme=s), Case(shape)) for r in (1, 2, 5) for s in (1, 2) for shape in ((12, 9), (9, 30), (8, 3, 3, 5))),
+    *((LowRank(rank=r, by="activation"), Case(shape)) for r in (1, 2, 5) for shape in ((12, 9), (9, 30), (8, 3, 3, 5))),
+    (LowRank(rank=3, by="activation"), Case((12, 9), torch.float32, "heavy")),
     (LowRank(rank=3), Case((12, 9), torch.float16)),
     (LowRank(rank=3), Case((40, 30), torch.float32, "heavy")),
     (LowRank(rank=4), Case((12, 9), torch.float32, "normal", 1e-30)),

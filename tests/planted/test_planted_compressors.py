@@ -15,6 +15,7 @@ from laws.compressor_laws import Case
 from torch import Tensor, nn
 
 from taut.compressors import Code, Codebook, Compressor, LowRank, LowRankCode, Prune, PruneCode, Quantize, Stats
+from taut.compressors.tucker import Tucker, TuckerCode
 from taut.cost import Cost
 
 CASE = Case((12, 9))
@@ -144,6 +145,34 @@ class PlantedRandomBasis(LowRank):
 
 
 @dataclass(frozen=True)
+class PlantedDeaf(LowRank):
+    """Does not listen to the inputs."""
+
+    by: str = "activation"
+
+    def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
+        return LowRank(self.rank).compress(w)
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedCoreCode(TuckerCode):
+    """Puts the stride on the first convolution, and so skips inputs that the core should see."""
+
+    def module(self, layer) -> nn.Module | None:
+        layers = super().module(layer)
+        layers[0].stride, layers[1].stride = layers[1].stride, layers[0].stride
+        return layers
+
+
+@dataclass(frozen=True)
+class PlantedCores(Tucker):
+    """Tucker-2, in a code that is broken."""
+
+    def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
+        return PlantedCoreCode(**super().compress(w, stats).fields())
+
+
+@dataclass(frozen=True)
 class PlantedUnclipped(Quantize):
     """Never clips: coarse where there are outliers."""
 
@@ -261,6 +290,7 @@ FAULTS = [
     (law.check_no_better_rival, PlantedBlind(density=0.3), Case((3, 4))),
     (law.check_no_better_rival, PlantedMedians(k=4, keep_zero=False), TINY),
     (law.check_no_better_rival, PlantedRandomBasis(rank=2), CASE),
+    (law.check_no_better_rival, PlantedDeaf(rank=2), CASE),
     (law.check_no_better_rival, PlantedUnclipped(bits=3), Case((40, 50))),
     (law.check_same_code_again, PlantedDice(density=0.5), CASE),
     (law.check_free_tensors, PlantedCodes(rank=2), CASE),
@@ -295,3 +325,8 @@ def test_the_layer_law_sees_the_fault(kind):
         law.check_layer(
             PlantedCodes(rank=2, scheme=2, kind=kind), lambda: nn.Conv2d(6, 10, 3, padding=(1, 2)), torch.randn(2, 6, 9, 9)
         )
+
+
+def test_the_layer_law_sees_a_stride_in_the_wrong_place():
+    with pytest.raises((AssertionError, RuntimeError)):
+        law.check_layer(PlantedCores(2, 3), lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1), torch.randn(2, 6, 9, 9))

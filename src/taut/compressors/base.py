@@ -38,7 +38,7 @@ class Stats:
     """What is known of a weight besides its values.
 
     ``fisher``: mean squared gradient per element, of the weight's shape; ``inputs``: second moments of the layer's inputs,
-    ``(in, in)``.
+    ``(in, in)``, for a convolution of its unfolded patches, ``(in * kernel, in * kernel)``.
     """
 
     fisher: Tensor | None = None
@@ -172,6 +172,10 @@ class Compressor:
         """Whether :meth:`compress` wants the Fisher information (so that data must be given)."""
         return False
 
+    def needs_inputs(self) -> bool:
+        """Whether :meth:`compress` wants the second moments of the layer's inputs (so that data must be given)."""
+        return False
+
     def __str__(self) -> str:
         values = ", ".join(f"{f.name}={_short(getattr(self, f.name))}" for f in dataclasses.fields(self))
         return f"{type(self).__name__}({values})"
@@ -203,6 +207,20 @@ def fisher_of(stats: Stats | None, w: Tensor, method: Compressor) -> Tensor:
     if not bool((torch.isfinite(fisher) & (fisher >= 0)).all()):
         raise LayerError(f"{method}: the Fisher information holds NaN, infinite or negative values; estimate it on finite data")
     return fisher
+
+
+def moments_of(stats: Stats | None, w: Tensor, method: Compressor) -> Tensor:
+    """The second moments of the inputs that ``w`` is multiplied with, after the checks a method that weights by them needs."""
+    if stats is None or stats.inputs is None:
+        raise LayerError(f"{method}: needs the second moments of the layer's inputs; give data to measure them on")
+    size = w[0].numel()
+    if stats.inputs.shape != (size, size):
+        shapes = f"{tuple(stats.inputs.shape)}, a weight {tuple(w.shape)} needs {(size, size)}"
+        raise LayerError(f"{method}: the inputs' second moments have shape {shapes}")
+    moments = stats.inputs.detach().to(w.device)
+    if not bool(torch.isfinite(moments).all() & (moments.diagonal() >= 0).all()):
+        raise LayerError(f"{method}: the inputs' second moments are NaN, infinite or negative; measure them on finite data")
+    return moments
 
 
 @dataclass(frozen=True, eq=False)

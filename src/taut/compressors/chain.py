@@ -76,3 +76,6 @@ class Chain(Compressor):
 
     def needs_stats(self) -> bool:
         return self.first.needs_stats() or self.second.needs_stats()
+
+    def needs_inputs(self) -> bool:
+        return self.first.needs_inputs() or self.second.needs_inputs()

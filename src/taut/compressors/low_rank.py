@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from taut.compressors.base import Code, Compressor, DenseCode, Stats, check_weight, dense
+from taut.compressors.base import Code, Compressor, DenseCode, Stats, check_weight, dense, moments_of
 from taut.compressors.coded import Factored, bare_linear, like_weight
 from taut.cost import Cost
 from taut.errors import LayerError, TautError
+from taut.numeric.truncation import nice_ranks, truncate, truncate_products
 from taut.views import view
 
 if TYPE_CHECKING:
@@ -83,12 +84,21 @@ class LowRank(Compressor):
     the schemes are those of Idelbayev and Carreira-Perpinan, "Low-rank compression of neural nets: learning the rank of each
     layer", CVPR 2020. The square roots of the singular values go to both factors, so that both train alike.
 
+    By activation it is the layer's *outputs* on data that are to stay what they are:
+
+        argmin_v  E ||(M(v) - M(w)) x||^2    subject to  rank(M(v)) <= rank
+
+    with the second moments ``E x x^T`` of the inputs (of the unfolded patches of a convolution), which takes scheme 1: truncate
+    the decomposition of ``M(w) S`` with ``S S^T = E x x^T`` and take ``S`` out again (SVD-LLM, Wang et al. 2024, arXiv
+    2403.07378; :func:`taut.numeric.truncation.truncate_products`). :func:`taut.apply` measures the moments on its ``data``.
+
     At full rank, ``min(m, n)``, the set holds every weight: the code is then the dense weight itself, without error, at
     ``m n`` parameters.
 
     Args:
         rank: at least 1, at most ``min(m, n)``.
         scheme: 1 or 2.
+        by: ``"weight"`` or ``"activation"`` (needs ``stats.inputs``).
 
     Example:
         >>> w = torch.outer(torch.arange(1.0, 6), torch.arange(1.0, 5))
@@ -103,6 +113,7 @@ class LowRank(Compressor):
 
     rank: int = 8
     scheme: int = 1
+    by: str = "weight"
     optimal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -110,6 +121,10 @@ class LowRank(Compressor):
             raise TautError(f"{self}: the rank must be at least 1")
         if self.scheme not in (1, 2):
             raise TautError(f"{self}: the scheme must be 1 or 2")
+        if self.by not in ("weight", "activation"):
+            raise TautError(f"{self}: by must be 'weight' or 'activation'")
+        if self.by == "activation" and self.scheme == 2:
+            raise TautError(f"{self}: outputs are products with the matrix of scheme 1; use scheme=1, or by='weight'")
 
     def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
         w = check_weight(w, self)
@@ -120,7 +135,10 @@ class LowRank(Compressor):
         matrix = view(_view_name(scheme)).see(w)
         if self.rank == min(matrix.shape):
             return DenseCode(w.clone())
-        left, right = truncate(matrix, self.rank)
+        if self.by == "activation":
+            left, right = truncate_products(matrix, moments_of(stats, w, self), self.rank)
+        else:
+            left, right = truncate(matrix, self.rank)
         first, second = _layouts(left, right, w.shape, scheme)
         return LowRankCode(first.to(w), second.to(w), tuple(w.shape), scheme)
 
@@ -129,13 +147,15 @@ class LowRank(Compressor):
         if len(shape) < 2:
             raise LayerError(f"{self}: {self._unfit(shape)}")
         m, n = matrix_shape(shape, self._scheme(shape))
-        ranks = [r for r in _nice_ranks(min(m, n)) if r * (m + n) < m * n]
+        ranks = [r for r in nice_ranks(min(m, n)) if r * (m + n) < m * n]
         return [dataclasses.replace(self, rank=r) for r in [*ranks, min(m, n)]]
 
     def refuses(self, layer: Layer) -> str | None:
         shape = layer.weight.shape
         if layer.groups != 1:
             return f"the convolution has {layer.groups} groups; low rank needs one"
+        if self.by == "activation" and layer.kind in ("embedding", "recurrent"):
+            return f"the inputs of {layer.kind} weights are not measured; use by='weight'"
         reason = self._unfit(shape)
         if reason:
             return reason
@@ -143,6 +163,9 @@ class LowRank(Compressor):
         if self.rank * (m + n) >= m * n:
             return f"rank {self.rank} would hold {self.rank * (m + n):,} parameters, the dense layer has {m * n:,}"
         return None
+
+    def needs_inputs(self) -> bool:
+        return self.by == "activation"
 
     def _scheme(self, shape: Sequence[int]) -> int:
         return self.scheme if len(shape) == 4 else 1
@@ -166,43 +189,6 @@ def matrix_shape(shape: Sequence[int], scheme: int) -> tuple[int, int]:
     if scheme == 2:
         return shape[0] * shape[2], shape[1] * shape[3]
     return shape[0], prod(shape[1:])
-
-
-def truncate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors ``(m, r)`` and ``(r, n)`` of the best rank-``r`` approximation, of equal scale, in double precision.
-
-    The leading singular vectors of the smaller side are eigenvectors of its Gram matrix, and the other factor is the
-    projection on them: the product is a projection of the matrix whatever the rounding of the eigenvalues.
-    """
-    device = "cpu" if matrix.device.type == "mps" else matrix.device  # the one device without double precision
-    work = matrix.to(device, torch.float64)
-    scale = work.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
-    work = work / scale
-    if work.shape[0] > work.shape[1]:
-        right, left = truncate_wide(work.T, rank, scale)
-        return left.T, right.T
-    return truncate_wide(work, rank, scale)
-
-
-def truncate_wide(work: Tensor, rank: int, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`truncate` for a matrix with no more rows than columns, already divided by ``scale``."""
-    vectors = torch.linalg.eigh(work @ work.T).eigenvectors[:, -rank:].flip(1)
-    # an eigenvector's sign is arbitrary: fixed here, so that machines agree
-    vectors = vectors * torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
-    projected = vectors.T @ work
-    values = projected.norm(dim=1)
-    root = (values * scale).sqrt()
-    inverse = torch.where(root > 0, scale / root, torch.zeros_like(root))
-    return vectors * root, projected * inverse[:, None]
-
-
-def _nice_ranks(limit: int) -> list[int]:
-    """Ranks below ``limit``, about two for each factor 2: 1, 2, 3, 4, 6, 8, 16, 24, 32, 48, 64, 96, …"""
-    ranks, step = [1, 2, 3, 4, 6, 8, 16, 24], 32
-    while step < limit:
-        ranks += [step, step * 3 // 2]
-        step *= 2
-    return [r for r in ranks if r < limit]
 
 
 def _view_name(scheme: int) -> str:
