@@ -41,6 +41,7 @@ def test_it_sees_the_rank_of_a_signal_in_noise(case):
 def test_without_noise_the_rank_is_the_matrix_s_own():
     assert evbmf(torch.zeros(3, 4)).rank == 0
     assert evbmf(noisy(20, 30, 2, 0.0, seed=4)).rank == 2
+    assert evbmf(noisy(20, 30, 2, 0.0, seed=4).float()).rank == 2
 
 
 @pytest.mark.parametrize(("matrix", "noise"), [(torch.zeros(3), None), (torch.zeros(0, 3), None), (torch.ones(2, 2), 0.0)])

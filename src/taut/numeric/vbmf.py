@@ -20,6 +20,7 @@ from torch import Tensor
 from taut.errors import TautError
 from taut.numeric.singular import singular_values
 
+EPS = torch.finfo(torch.float64).eps
 GRID, NARROWINGS = 200, 6
 """Points of a search for the noise variance in its logarithm, and how often it is repeated around the best one."""
 
@@ -40,7 +41,8 @@ def evbmf(matrix: Tensor, noise: float | None = None) -> Factorization:
     """The global solution of empirical variational Bayesian matrix factorization, its rank and its noise variance.
 
     ``noise``: the variance of each element's noise, or ``None`` to estimate it too (on a grid in its logarithm, narrowed around
-    the best point: the evidence has kinks where a singular value comes in). A matrix without noise has the rank it has.
+    the best point: the evidence has kinks where a singular value comes in). A matrix without noise has the rank it has, to the
+    precision of its type.
 
     Example:
         >>> draw = torch.Generator().manual_seed(0)
@@ -56,10 +58,16 @@ def evbmf(matrix: Tensor, noise: float | None = None) -> Factorization:
     rows, columns = sorted(matrix.shape)
     scale = float(matrix.detach().abs().max()) or 1.0
     g2 = (singular_values(matrix.detach().double() / scale)) ** 2
-    present = g2 > g2[0] * (columns * torch.finfo(torch.float64).eps) ** 2
+    present = g2 > max(_rounding(g2, rows, columns, matrix.dtype), float(g2[0]) * (columns * EPS) ** 2)
     s2 = noise / scale**2 if noise is not None else _noise(g2, rows, columns)
     kept = g2[present & (g2 > columns * s2 * _threshold(rows / columns))] if s2 else g2[present]
     return Factorization(_shrunk(kept, s2, rows, columns) * scale, s2 * scale**2)
+
+
+def _rounding(g2: Tensor, rows: int, columns: int, dtype: torch.dtype) -> float:
+    """The largest squared singular value that rounding to the matrix's own type may make: no signal, and too uneven for noise."""
+    rounded = torch.finfo(dtype).eps * (sqrt(rows) + sqrt(columns)) if dtype.is_floating_point else 0.0
+    return rounded**2 * float(g2.sum()) / (rows * columns)
 
 
 def _shrunk(g2: Tensor, s2: float, rows: int, columns: int) -> Tensor:
