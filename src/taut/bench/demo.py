@@ -12,7 +12,7 @@ from torch import nn
 from taut.bench import recipes
 from taut.bench.data import Batches, Splits, load
 from taut.bench.networks import build
-from taut.budget import Budget, Result, Shrink, compress, default_methods
+from taut.budget import Budget, Recovery, Result, Shrink, compress, default_methods
 from taut.curve import Point
 from taut.deliver import Delivery, deliver
 from taut.errors import TautError
@@ -28,7 +28,7 @@ class Scale:
 
     network: str
     regularizers: dict[str, Regularizer | None]
-    epochs: int
+    recovery: Recovery
     shrink: Shrink
     latency_batch: int
     steps: int
@@ -38,7 +38,7 @@ SCALES = {
     "digits": Scale(
         "digits-cnn",
         {"out": None, "*": NuclearSparseGroup(nuclear=0.5, sparse_group=0.1, alpha=0.5)},
-        epochs=12,
+        recovery=Recovery(epochs=30, lr=3e-3, first=0.015),
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=1,
         steps=6,
@@ -46,7 +46,7 @@ SCALES = {
     "fashion-mnist": Scale(
         "fashion-cnn",
         {"out": None, "*": GroupLasso(0.03)},
-        epochs=2,
+        recovery=Recovery(epochs=4, lr=2e-3, first=0.02),
         shrink=Shrink(keep=0.5, step=0.75),
         latency_batch=32,
         steps=8,
@@ -100,7 +100,7 @@ def run(
     }
     result = compress(
         network, train, val, Budget(metric_drop=0.0), methods=[scale.shrink, *default_methods("bytes")],
-        recover=scale.epochs, max_steps=scale.steps, seed=seed, progress=searching, labels=labels,
+        recover=scale.recovery, max_steps=scale.steps, seed=seed, progress=searching, labels=labels,
     )  # fmt: skip
     compressed_at = monotonic()
     test = Batches(splits.test, 500, shuffle=False)

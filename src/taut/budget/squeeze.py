@@ -26,22 +26,22 @@ LARGEST = 0.5
 """Sizes above this fraction of the dense file's are left to the search layer by layer, whose grids are finer."""
 CLOSE = 0.93
 """Between a kept size and one that failed, as a fraction: closer ones are not told apart by their metric."""
-BACK = 1.25
-"""While nothing is kept, the next size aimed at, as a multiple of the one that failed."""
+NEAR, FAR = 1.1, 1.5
+"""While nothing is kept, the next size aimed at, as a multiple of the failed one: where its loss was within the noise, or not."""
 
 
 def squeeze(setup: Setup, how: Entropy, progress: Progress, observe: Observer) -> Progress:
     """Train towards smaller and smaller files until one is out of budget, and then between the last kept and the smallest failed.
 
     The first size aimed at is ``Recovery.first`` of the dense file's, a later one ``STEP_FLOOR`` of the last kept. A training
-    starts from the last one's weights or from the kept ones, whichever have the lower validation loss, so that trainings add
-    up. Ends when a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
+    starts from the last one's weights if their validation loss is not clearly above that of the kept ones (two paired standard
+    errors), so that trainings add up; else from the kept ones. Ends when a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
     """
-    largest = LARGEST * setup.cost(setup.original)
+    whole = setup.cost(setup.original)
     try:
         while not progress.squeezed and setup.goes_on(progress.step):
-            target = _target(setup, progress)
-            if not _names(progress.kept.dense) or target >= largest:
+            target = _target(setup, progress, whole)
+            if not _names(progress.kept.dense) or target >= LARGEST * whole:
                 progress.squeezed = True
                 break
             progress.step += 1
@@ -59,17 +59,17 @@ def _try(setup: Setup, progress: Progress, trial: Trial, observe: Observer) -> N
         progress.kept, progress.start = trial, None
     else:
         progress.too_small = max(progress.too_small, trial.cost)
-        progress.start = trial.dense if measured < 0 else None
+        progress.start = trial.dense if measured < 2 * error else None
     progress.squeezed = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
     observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
 
 
-def _target(setup: Setup, progress: Progress) -> float:
-    """The size in bytes to aim at next."""
+def _target(setup: Setup, progress: Progress, whole: float) -> float:
+    """The size in bytes to aim at next, for a dense file of ``whole`` bytes."""
     assert setup.recovery is not None
     kept, failed = progress.kept, progress.too_small
     if not kept.plan:
-        return BACK * failed or setup.recovery.first * kept.cost
+        return (NEAR if progress.start else FAR) * failed or setup.recovery.first * whole
     return max(STEP_FLOOR * kept.cost, math.sqrt(kept.cost * failed))
 
 

@@ -134,10 +134,11 @@ class _Rate(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, scaled: Tensor, lengths: Tensor, step: Tensor) -> Tensor:
         n = len(lengths) // 2 - 1
+        inside = scaled.abs() < n
         scaled = scaled.clamp(-n, n)
         below = scaled.floor()
         place = (below + n).long()
-        slopes = lengths.diff().index_select(0, place.reshape(-1)).reshape(values.shape)
+        slopes = lengths.diff().index_select(0, place.reshape(-1)).reshape(values.shape) * inside
         ctx.save_for_backward(slopes, step)
         return lengths.index_select(0, place.reshape(-1)).sum() + (slopes * (scaled - below)).sum()
 
