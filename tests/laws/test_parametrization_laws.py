@@ -68,10 +68,7 @@ def test_the_final_network_comes_back_from_its_file(method, name, tmp_path):
 
 @ALL
 @pytest.mark.parametrize("name", ["linear", "conv2d"])
-def test_the_penalty_and_its_gradient(method, name, request):
-    if isinstance(method, Entropy) and method.levels == 1:
-        # below the lowest level the rate is flat and its gradient is not; above the highest both are flat
-        request.applymarker(pytest.mark.xfail(reason="the rate of Entropy pulls at values below its grid", strict=False))
+def test_the_penalty_and_its_gradient(method, name):
     laws.check_penalty(method, name, FIXED.get(type(method), ()))
 
 

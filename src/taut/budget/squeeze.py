@@ -35,7 +35,8 @@ def squeeze(setup: Setup, how: Entropy, progress: Progress, observe: Observer) -
 
     The first size aimed at is ``Recovery.first`` of the dense file's, a later one ``STEP_FLOOR`` of the last kept. A training
     starts from the last one's weights if their validation loss is not clearly above that of the kept ones (two paired standard
-    errors), so that trainings add up; else from the kept ones. Ends when a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
+    errors), so that trainings add up; else from the kept ones. Ends when a failed size is within ``CLOSE`` of the kept one, or
+    with the time or the steps.
     """
     whole = setup.cost(setup.original)
     try:

@@ -22,7 +22,7 @@ class Prox:
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
-        return object.__new__(_joined(cls))
+        return object.__new__(_joined(cls))  # type: ignore[arg-type]  # mypy takes a class for unhashable
 
     def __init__(self, regularizers: Mapping[str, Regularizer | None], every: int = 1, warmup: int = 0) -> None:
         if not isinstance(regularizers, Mapping):
