@@ -52,6 +52,7 @@ class FactorEarly:
 
     Example:
         >>> from taut.regularizers import Nuclear
+        >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 2))
         >>> inner = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         >>> optimizer = ProxOptimizer(inner, model, {"0": Nuclear(0.5)})
