@@ -187,5 +187,5 @@ def check_aim(control, target, seed):
         original, train, val, objective, Budget(1.0), measure(original, val, objective), lambda m: float(file_size(m)),
         Recovery(epochs=40, lr=0.02), seed, math.inf,
     )  # fmt: skip
-    size = attempt(setup, Entropy(), model, target, 1, control).cost
+    size = attempt(setup, Entropy(), model, target, 1, control=control)[0].cost
     assert 0.8 * target < size < 1.2 * target, f"{size:.0f} bytes, aimed at {target:.0f}"

@@ -148,7 +148,7 @@ class Blind(RateControl):
 class Unweighed(RateControl):
     """Takes the estimate for the size of the file."""
 
-    def __init__(self, training, target, weigh):
+    def __init__(self, training, target, weigh, price):
         super().__init__(training, target, lambda: float(training.penalty().detach()) / 8)
 
 

@@ -18,6 +18,7 @@ from taut.strengths import even
 from taut.train import ProxOptimizer
 
 Progress = Callable[[int, int, float], None]
+Penalty = Callable[[float], torch.Tensor]
 
 _GREY = {"batch_size": 128, "lr": 1e-3, "weight_decay": 1e-3, "augment": "shift1"}
 _COLOUR = {"batch_size": 128, "augment": "flip-crop", "optimizer": "sgd", "epochs": 164}
@@ -50,6 +51,7 @@ def train(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    penalty: Penalty | None = None,
 ) -> nn.Module:
     """Train ``model`` in place on ``splits.train`` by cross-entropy and return it, in evaluation mode.
 
@@ -57,8 +59,9 @@ def train(
     0.9); ``schedule`` is ``"cosine"`` (down to 0) or ``"onecycle"`` (Smith and Topin, 2019), stepped every batch.
     ``regularizers`` maps layer patterns to regularizers, applied by :class:`taut.train.ProxOptimizer` every ``every``
     steps with a strength that rises over the first ``warmup`` steps; with ``per`` their strengths are per parameter or per
-    multiply-add of a layer (:func:`taut.strengths.even`). ``threads`` sets torch's threads while training. ``progress(epoch,
-    epochs, loss)`` is called after every epoch with the mean training loss. Nothing is chosen by validation data.
+    multiply-add of a layer (:func:`taut.strengths.even`). ``penalty(done)`` is added to the loss, ``done`` the part of the
+    training that is over, 0 to 1. ``threads`` sets torch's threads while training. ``progress(epoch, epochs, loss)`` is called
+    after every epoch with the mean training loss, without penalties. Nothing is chosen by validation data.
 
     Raises:
         TautError: an unknown optimizer, schedule or augmentation, epochs below 1, or a loss that is no longer finite.
@@ -86,7 +89,7 @@ def train(
         torch.manual_seed(seed)
         model.train()
         for epoch in range(epochs):
-            loss = _epoch(model, batches, stepper, scheduler)
+            loss = _epoch(model, batches, stepper, scheduler, _part(penalty, epoch, epochs))
             if not np.isfinite(loss):
                 raise TautError(f"the training loss is {loss} in epoch {epoch + 1}; lower lr (it is {lr})")
             if progress is not None:
@@ -94,12 +97,19 @@ def train(
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
-def _epoch(model: nn.Module, batches: Batches, stepper: Optimizer, scheduler: LRScheduler) -> float:
+def _part(penalty: Penalty | None, epoch: int, epochs: int) -> Penalty | None:
+    """The penalty as a function of the part of one epoch that is over."""
+    return None if penalty is None else lambda within: penalty((epoch + within) / epochs)
+
+
+def _epoch(
+    model: nn.Module, batches: Batches, stepper: Optimizer, scheduler: LRScheduler, penalty: Penalty | None = None
+) -> float:
     total = torch.zeros(())
-    for x, y in batches:
+    for i, (x, y) in enumerate(batches):
         stepper.zero_grad()
         loss = cross_entropy(model(x), y)
-        loss.backward()
+        (loss if penalty is None else loss + penalty(i / len(batches))).backward()
         stepper.step()
         scheduler.step()
         total += loss.detach() * len(y)

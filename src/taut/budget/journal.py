@@ -83,6 +83,7 @@ class Journal:
             "squeezed": progress.squeezed,
             "too_small": progress.too_small,
             "start": start,
+            "price": progress.price,
             **extra,
         }
         temporary = self.state.with_suffix(".tmp")
@@ -114,5 +115,5 @@ class Journal:
         return Progress(
             kept, data["step"], region, rejected, data["finished"], data["widest"], data.get("barred", {}),
             data.get("narrowing", ""), data["squeezed"], data["too_small"],
-            None if data["start"] is None else load(self.folder / data["start"], into=fresh()),
+            None if data["start"] is None else load(self.folder / data["start"], into=fresh()), data["price"],
         )  # fmt: skip

@@ -28,13 +28,13 @@ class RateControl:
 
     The rate is led from where it starts to ``target`` bytes along a geometric course, gradual as pruning should be (Zhu and
     Gupta 2017, arXiv 1710.01878), by integral control of the price's logarithm: dual ascent on the constraint that the file
-    has at most that size. ``weigh()`` gives the real size of the file in bytes at present.
+    has at most that size. ``weigh()`` gives the real size of the file in bytes at present; ``price`` is the first one.
     """
 
-    def __init__(self, training: Wrapped, target: float, weigh: Callable[[], float]) -> None:
+    def __init__(self, training: Wrapped, target: float, weigh: Callable[[], float], price: float = FIRST_PRICE) -> None:
         self.training, self.target, self.weigh = training, target, weigh
-        weights = sum(trained[0].numel() for _, trained in training.latents().values())
-        self.log_price = math.log(FIRST_PRICE / max(weights, 1))
+        self.weights = max(1, sum(trained[0].numel() for _, trained in training.latents().values()))
+        self.log_price = math.log(price / self.weights)
         self.calls, self.done, self.start, self.fixed, self.left = 0, 0.0, 0.0, 0.0, list(WEIGHINGS)
 
     def __call__(self, done: float) -> Tensor:
@@ -54,6 +54,11 @@ class RateControl:
             self.log_price += GAIN * (done - self.done) * max(-1.0, min(1.0, off))
         self.done = done
         return math.exp(self.log_price) * bits
+
+    @property
+    def price(self) -> float:
+        """The present price, in units of the loss per bit and weight."""
+        return self.weights * math.exp(self.log_price)
 
     @torch.no_grad()
     def _count(self) -> None:

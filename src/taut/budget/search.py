@@ -14,6 +14,7 @@ from torch import nn
 from taut.budget.loss_model import LossModel
 from taut.budget.options import Option, Price, Site, allocate, evaluate_option, options
 from taut.budget.pays import Pays
+from taut.budget.rate import FIRST_PRICE
 from taut.budget.recover import OutOfTime
 from taut.budget.trial import Plan, Setup, Trial, round_seed, run_trial, walk
 from taut.budget.trust_region import TrustRegion
@@ -69,6 +70,8 @@ class Progress:
     """The largest cost that this stage measured to be out of budget."""
     start: nn.Module | None = None
     """The weights that its next training starts from, where they are not the kept ones."""
+    price: float = FIRST_PRICE
+    """What a bit cost at the end of its last training."""
 
 
 Observer = Callable[[Step, Progress], None]

@@ -9,7 +9,7 @@ import math
 from torch import Tensor, nn
 
 from taut.budget.finish import finish
-from taut.budget.rate import RateControl
+from taut.budget.rate import FIRST_PRICE, RateControl
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
 from taut.budget.trial import Setup, Trial, put_all, round_seed, settle, train_round
@@ -46,7 +46,9 @@ def squeeze(setup: Setup, how: Entropy, progress: Progress, observe: Observer) -
                 progress.squeezed = True
                 break
             progress.step += 1
-            _try(setup, progress, attempt(setup, how, progress.start or progress.kept.dense, target, progress.step), observe)
+            start = progress.start or progress.kept.dense
+            trial, progress.price = attempt(setup, how, start, target, progress.step, progress.price)
+            _try(setup, progress, trial, observe)
     except OutOfTime:
         log.info("the time limit came while the entropy was trained down; what was kept before stands")
     return progress
@@ -80,19 +82,20 @@ def _names(model: nn.Module) -> list[str]:
 
 
 def attempt(
-    setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int, control: type[RateControl] = RateControl
-) -> Trial:
-    """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship."""
+    setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int, price: float = FIRST_PRICE,
+    control: type[RateControl] = RateControl,
+) -> tuple[Trial, float]:  # fmt: skip
+    """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship; and the last price of a bit."""
     assert setup.recovery is not None
     model = copy.deepcopy(dense)
     names = _names(model)
     training = wrap(model, dict.fromkeys(names, how))
-    penalty = control(training, target, lambda: setup.cost(_stored(training)))
+    penalty = control(training, target, lambda: setup.cost(_stored(training)), price)
     train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty)
     present = bake(training.finalize())
     plan = {name: setting(find_layers(present)[name].weight.detach()) for name in names}
     shipped = settle(setup, put_all(present, plan, None))
-    return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+    return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped)), penalty.price
 
 
 def _stored(training: Wrapped) -> nn.Module:

@@ -1,0 +1,104 @@
+"""The ways of training that study ``train-taut`` compares: a name, the family it is for, and what one strength means for it.
+
+Every way has one knob, the strength, tried at the same number of values. A strength of a penalty is per weight at the first
+weights (``taut.strengths.even``): one number then suits layers of all shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from taut.parametrizations import HashedWeights, Parametrization, SparseVariationalDropout, SvdTraining, Variational
+from taut.regularizers import (
+    L1,
+    Force,
+    GroupLasso,
+    HoyerSquare,
+    LearnedRank,
+    Nuclear,
+    NuclearSparseGroup,
+    SparseGroupLasso,
+    TrainedRank,
+)
+from taut.regularizers.base import Regularizer
+
+EVERY = 10
+"""Steps between two proximal steps, for every penalty."""
+DECAY = 1e-3
+"""Weight decay of the pairs with l2, and of nothing else."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One way of training at one strength.
+
+    ``regularizer``: for all layers but the last, whose units are the classes; ``per``: how its strength is shared out.
+    ``parametrization``, with what one unit of its penalty adds to the loss (``price``), in training examples if ``examples``.
+    """
+
+    regularizer: Regularizer | None = None
+    per: str | None = "params"
+    decay: float = 0.0
+    parametrization: Parametrization | None = None
+    price: float = 0.0
+    examples: bool = False
+
+
+@dataclass(frozen=True)
+class Way:
+    """A rival: its families (``low-rank``, ``pruning``, ``neurons``, ``hashed``), its strengths, and the training at one."""
+
+    families: tuple[str, ...]
+    strengths: tuple[float, ...]
+    at: Callable[[float], Training]
+
+
+def _penalty(kind: Callable[..., Regularizer], decay: float = 0.0, **more: Any) -> Callable[[float], Training]:
+    return lambda strength: Training(kind(strength, **more), decay=decay)
+
+
+def _decades(low: float, high: float, count: int = 4) -> tuple[float, ...]:
+    step = (high / low) ** (1 / (count - 1))
+    return tuple(float(f"{low * step**i:.2g}") for i in range(count))
+
+
+PER_WEIGHT = _decades(1e-8, 1e-5)
+"""Of penalties, in units of the loss per weight: 235,000 weights make 0.0024 to 2.4."""
+
+WAYS = {
+    "plain": Way(("low-rank", "pruning", "neurons", "random"), (0.0,), lambda _: Training()),
+    "l2": Way(("low-rank", "pruning", "neurons"), _decades(1e-4, 1e-2), lambda s: Training(decay=s)),
+    "l1": Way(("low-rank", "pruning"), PER_WEIGHT, _penalty(L1)),
+    "nuclear": Way(("low-rank",), PER_WEIGHT, _penalty(Nuclear)),
+    "nuclear + l2": Way(("low-rank",), PER_WEIGHT, _penalty(Nuclear, decay=DECAY)),
+    "nuclear + sparse group": Way(
+        ("low-rank",), PER_WEIGHT, lambda s: Training(NuclearSparseGroup(nuclear=s, sparse_group=s / 3))
+    ),
+    "force": Way(("low-rank",), _decades(1e-5, 1e-2), lambda s: Training(Force(s), per=None)),
+    "trained rank pruning": Way(
+        ("low-rank",), (0.99, 0.97, 0.95, 0.9), lambda s: Training(TrainedRank(3e-4, energy=s), per=None)
+    ),
+    "svd training": Way(
+        ("low-rank",), _decades(1e-4, 1e-1), lambda s: Training(parametrization=SvdTraining(sparsity=s), price=1.0)
+    ),
+    "learning-compression": Way(
+        ("low-rank",),
+        _decades(1e-7, 1e-5),
+        lambda s: Training(LearnedRank(alpha=s, strength=1e-3, growth=1.1, period=390), per=None),
+    ),
+    "hoyer-square": Way(("pruning",), PER_WEIGHT, _penalty(HoyerSquare)),
+    "variational": Way(
+        ("pruning",), _decades(0.03, 1.0), lambda s: Training(parametrization=Variational(), price=s, examples=True)
+    ),
+    "sparse variational dropout": Way(
+        ("pruning",),
+        _decades(0.03, 1.0),
+        lambda s: Training(parametrization=SparseVariationalDropout(), price=s, examples=True),
+    ),
+    "group lasso": Way(("neurons",), PER_WEIGHT, _penalty(GroupLasso)),
+    "sparse group lasso": Way(("neurons",), PER_WEIGHT, _penalty(SparseGroupLasso)),
+    # one training a level: the number of values is set before
+    "hashed": Way(("hashed",), (2, 5, 10, 20, 40, 80), lambda s: Training(parametrization=HashedWeights(ratio=1 / s))),
+}
