@@ -39,7 +39,7 @@ def train(rank, world, steps=30, dtype=torch.float32):
     model = build().to(dtype)
     # regularizers go by the names of the bare model; its weights are those that the wrapped model trains
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
-    optimizer = taut.ProxOptimizer(optimizer, model, {"*": Nuclear(0.02), "4": L1(0.01)}, every=4)
+    optimizer = taut.ProxOptimizer(optimizer, model, {"*": Nuclear(0.1), "4": L1(0.01)}, every=4)
     parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
     torch.manual_seed(rank)  # ranks may draw different numbers (for augmentation, say): proximal steps draw none
     for step in range(steps):
