@@ -170,6 +170,7 @@ def pruning(trained: Trained, level: float) -> Candidates:
 
 
 def random(trained: Trained, level: float) -> Candidates:
+    """Any weights: what a ranking has to beat."""
     model = plain(trained)
     yield "random", apply(model, {"*": Prune(density=1 / level, by="random")})
 
@@ -224,6 +225,7 @@ def neurons(trained: Trained, level: float) -> Candidates:
 
 
 def hashed(trained: Trained, level: float) -> Candidates:
+    """As it was trained: the number of values was set before."""
     assert trained.training is not None
     yield "hashed", copy.deepcopy(trained.training).finalize()
 

@@ -11,8 +11,8 @@ LEVELS = (
     ("taut.*.base", "taut.compressors.coded", "taut.regularizers.annealed"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
-    ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.reparametrize", "taut.shrink*", "taut.curve")
-    + ("taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.ranks", "taut.factor")
+    ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.reparametrize", "taut.shrink*")
+    + ("taut.curve", "taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.ranks", "taut.factor")
     + ("taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
