@@ -158,6 +158,8 @@ def test_scaling_and_registry(regularizer):
 def test_distance_to_every_compressor(compressor):
     for w in (WEIGHTS["tall"], WEIGHTS["conv2d"]):
         ladder = rungs(compressor, w.shape)
+        if not ladder:
+            continue  # a method for convolutions has nothing to say of a matrix
         for rung in {ladder[0], ladder[len(ladder) // 2], ladder[-1]}:
             distance = Distance(rung, strength=0.9)
             laws.check_interface(distance, w, 0.5)

@@ -71,7 +71,8 @@ class Grid(Latent):
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         weight = weight.detach()
-        step = _step_of(weight, self.levels) or max(2 * self.coarse * float(weight.abs().mean()), 1e-30)
+        # a weight that is all zeros has no scale
+        step = _step_of(weight, self.levels) or 2 * self.coarse * float(weight.abs().mean()) or 1.0
         return weight.clone(), torch.tensor(math.log(step)).to(weight)
 
     def forward(self, values: Tensor, log_step: Tensor) -> Tensor:
