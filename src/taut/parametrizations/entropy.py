@@ -83,14 +83,17 @@ class Grid(Latent):
         return _Rate.apply(values, values.detach() / log_step.detach().exp(), self.lengths, log_step.detach().exp())
 
     @torch.no_grad()
-    def count(self, values: Tensor, log_step: Tensor) -> None:
-        """Take the frequencies of the levels as they are now; half an occurrence more for each keeps all of them possible."""
+    def count(self, values: Tensor, log_step: Tensor) -> float:
+        """Take the frequencies of the levels as they are now, and return the bits of the weight under them.
+
+        Half an occurrence more for each level keeps all of them possible.
+        """
         n = self.levels
-        counts = (
-            torch.bincount((self._levels(values, log_step) + n).reshape(-1).long(), minlength=2 * n + 1).to(self.lengths) + 0.5
-        )
-        bits = -(counts / counts.sum()).log2()
+        places = (self._levels(values, log_step) + n).reshape(-1).long()
+        counts = torch.bincount(places, minlength=2 * n + 1).to(self.lengths)
+        bits = -((counts + 0.5) / (counts + 0.5).sum()).log2()
         self.lengths.copy_(torch.cat([bits, bits[-1:]]))
+        return float((counts * bits).sum())
 
     def code(self, values: Tensor, log_step: Tensor) -> Code:
         return QuantizeCode(log_step.detach().exp(), self._levels(values, log_step).detach().to(torch.int8))
