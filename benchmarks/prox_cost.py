@@ -1,7 +1,7 @@
 """Study ``prox-cost``: what a proximal step of the nuclear norm adds to the time of training.
 
     python benchmarks/prox_cost.py lenet-5-caffe resnet-20 transformer-1024 --periods 20
-    python benchmarks/prox_cost.py lenet-5-caffe --periods 2 --out /tmp/try.jsonl      a try of a few seconds
+    python benchmarks/prox_cost.py lenet-5-caffe --periods 2 --out try.jsonl           a try of a few seconds
 
 Plain training, training with the prox every 10 steps and with the prox every step are timed in turn in one run, ten steps
 (a period) of each, in rotating order, on synthetic data. Two states: ``start`` (random weights, full rank) and ``low-rank``
