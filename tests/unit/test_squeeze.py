@@ -9,6 +9,7 @@ from taut.budget import Budget, Recovery, compress
 from taut.budget.rate import RateControl
 from taut.budget.squeeze import setting
 from taut.compressors import Chain, Codebook, Prune
+from taut.compressors.coded import free_parameters
 from taut.errors import TautError
 from taut.layers import find_layers
 from taut.parametrizations import Entropy
@@ -70,11 +71,12 @@ def test_a_shared_weight_is_left_to_the_search_by_layers():
     assert result.model.first.weight is not None and torch.equal(result.model.first.weight, result.model.second.weight)
 
 
-def test_frozen_weights_stay_as_they_are():
+def test_frozen_weights_stay_frozen():
     train, val = blobs(0), blobs(0)[:2]
     net = trained(0, train)
     net[0].weight.requires_grad_(False)
     result = compress(net, train, val, Budget(loss_increase=0.5), methods=[Entropy()], recover=FAST, max_steps=3)
     assert len(result.curve) > 1
     for name, layer in find_layers(result.model).items():
-        assert any(p.requires_grad for p in layer.module.parameters()) == (name != "0") or layer.module.bias is not None
+        trained_on = free_parameters(layer.module, layer.parameter)
+        assert trained_on and all(p.requires_grad == (name != "0") for p in trained_on), name
