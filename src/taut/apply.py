@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -15,8 +15,10 @@ from taut.measure import fisher_diagonal
 from taut.moments import input_moments
 from taut.objective import batches_of
 
+Method = TypeVar("Method")
 
-def assign(names: Iterable[str], plan: Mapping[str, Compressor]) -> dict[str, Compressor]:
+
+def assign(names: Iterable[str], plan: Mapping[str, Method]) -> dict[str, Method]:
     """Which layer gets which method: an exact name beats a pattern, else the first pattern that matches.
 
     Example:
@@ -25,7 +27,7 @@ def assign(names: Iterable[str], plan: Mapping[str, Compressor]) -> dict[str, Co
         {'b': 'LowRank(rank=2, scheme=1, by=weight)', 'a': 'Codebook(k=4, by=magnitude, keep_zero=True)'}
     """
     names = list(names)
-    chosen: dict[str, Compressor] = {}
+    chosen: dict[str, Method] = {}
     for pattern in sorted(plan, key=lambda p: p not in names):
         for name in select(names, pattern):
             chosen.setdefault(name, plan[pattern])

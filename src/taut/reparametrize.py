@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from taut.apply import assign
 from taut.compressors.coded import free_parameters, install, release
 from taut.errors import LayerError, TautError
-from taut.layers import Layer, find_layers, put, select
+from taut.layers import Layer, find_layers, put
 from taut.parametrizations.base import Latent, Parametrization, ask_for_output
 
 
@@ -63,32 +64,25 @@ def wrap(model: nn.Module, plan: Mapping[str, Parametrization | None]) -> Wrappe
         True
     """
     layers = find_layers(model)
-    chosen: dict[str, Parametrization | None] = {}
-    for pattern in sorted(plan, key=lambda p: p not in layers):
-        for name in select(layers, pattern):
-            chosen.setdefault(name, plan[pattern])
     wrapped = {}
-    for name, method in chosen.items():
+    for name, method in assign(layers, plan).items():
         if method is None:
             continue
         if not isinstance(method, Parametrization):
             raise TautError(f"{name}: {method!r} is not a parametrization; use one of taut.parametrizations")
         layer = layers[name]
-        _check(layer)
+        if why := refuses(layer):
+            raise LayerError(f"{name}: {why}; leave it out with {{{name!r}: None}}")
         install(layer.module, layer.parameter, method.latent(layer.weight.detach()))
         ask_for_output(layer.module)
         wrapped[name] = layer
     return Wrapped(model, wrapped)
 
 
-def _check(layer: Layer) -> None:
+def refuses(layer: Layer) -> str | None:
+    """Why the weight of a layer cannot be trained through a parametrization, in words for the user; ``None`` when it can."""
     if parametrize.is_parametrized(layer.module, layer.parameter):
-        raise LayerError(f"{layer.name}: the weight is coded or parametrized already; start from the plain network (taut.bake)")
+        return "the weight is coded or parametrized already"
     if layer.tied:
-        raise LayerError(
-            f"{layer.name}: the weight is shared with {', '.join(layer.tied)}; leave it out with {{{layer.name!r}: None}}"
-        )
-    if layer.kind == "hf_conv1d":
-        raise LayerError(
-            f"{layer.name}: Hugging Face's Conv1D keeps its weight input first; leave it out with {{{layer.name!r}: None}}"
-        )
+        return f"the weight is shared with {', '.join(layer.tied)}"
+    return "Hugging Face's Conv1D keeps its weight input first" if layer.kind == "hf_conv1d" else None

@@ -12,13 +12,13 @@ from taut.budget.finish import finish
 from taut.budget.rate import FIRST_PRICE, RateControl
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
-from taut.budget.trial import Setup, Trial, put_all, round_seed, settle, train_round
+from taut.budget.trial import Plan, Setup, Trial, put_all, round_seed, settle, train_round
 from taut.compressors import Chain, Codebook, Prune, Quantize
 from taut.compressors.base import Compressor
 from taut.layers import bake, find_layers
 from taut.measure import evaluate
 from taut.parametrizations import Entropy
-from taut.reparametrize import Wrapped, wrap
+from taut.reparametrize import Wrapped, refuses, wrap
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _target(setup: Setup, progress: Progress, whole: float) -> float:
 
 def _names(model: nn.Module) -> list[str]:
     """The layers that are trained onto grids. A weight that several layers share has none: the search by layers takes it up."""
-    return [name for name, layer in find_layers(model).items() if not layer.tied and layer.kind != "hf_conv1d"]
+    return [name for name, layer in find_layers(model).items() if refuses(layer) is None]
 
 
 def attempt(
@@ -88,21 +88,25 @@ def attempt(
     """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship; and the last price of a bit."""
     assert setup.recovery is not None
     model = copy.deepcopy(dense)
-    names = _names(model)
-    training = wrap(model, dict.fromkeys(names, how))
+    training = wrap(model, dict.fromkeys(_names(model), how))
     penalty = control(training, target, lambda: setup.cost(_stored(training)), price)
     train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty)
-    present = bake(training.finalize())
-    plan = {name: setting(find_layers(present)[name].weight.detach()) for name in names}
+    present, plan = _ended(training)
     shipped = settle(setup, put_all(present, plan, None))
     return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped)), penalty.price
 
 
+def _ended(training: Wrapped) -> tuple[nn.Module, Plan]:
+    """The network with plain weights on their grids, and what stores each of them."""
+    names = list(training.layers)
+    present = bake(training.finalize())
+    layers = find_layers(present)
+    return present, {name: setting(layers[name].weight.detach()) for name in names}
+
+
 def _stored(training: Wrapped) -> nn.Module:
     """A copy of a network in training, as it would be stored now."""
-    names = list(training.layers)
-    present = bake(copy.deepcopy(training).finalize())
-    stored = put_all(present, {name: setting(find_layers(present)[name].weight.detach()) for name in names}, None)
+    stored = put_all(*_ended(copy.deepcopy(training)), None)
     finish(stored)
     return stored
 
