@@ -82,6 +82,7 @@ class Journal:
             "narrowing": progress.narrowed,
             "squeezed": progress.squeezed,
             "too_small": progress.too_small,
+            "misses": progress.misses,
             "start": start,
             "price": progress.price,
             **extra,
@@ -114,6 +115,6 @@ class Journal:
         rejected = {frozenset((a, b) for a, b in key) for key in data["rejected"]}
         return Progress(
             kept, data["step"], region, rejected, data["finished"], data["widest"], data.get("barred", {}),
-            data.get("narrowing", ""), data["squeezed"], data["too_small"],
+            data.get("narrowing", ""), data["squeezed"], data["too_small"], data["misses"],
             None if data["start"] is None else load(self.folder / data["start"], into=fresh()), data["price"],
         )  # fmt: skip

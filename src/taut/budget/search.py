@@ -68,6 +68,8 @@ class Progress:
     """Whether the entropy-penalised stage is over."""
     too_small: float = 0.0
     """The largest cost that this stage measured to be out of budget."""
+    misses: int = 0
+    """How many of its trainings in a row were out of budget."""
     start: nn.Module | None = None
     """The weights that its next training starts from, where they are not the kept ones."""
     price: float = FIRST_PRICE

@@ -27,7 +27,10 @@ LARGEST = 0.5
 CLOSE = 0.93
 """Between a kept size and one that failed, as a fraction: closer ones are not told apart by their metric."""
 NEAR, FAR = 1.1, 1.5
-"""While nothing is kept, the next size aimed at, as a multiple of the failed one: where its loss was within the noise, or not."""
+"""While nothing is kept, the next size aimed at, as a multiple of the failed one: where its loss was within the noise, or not.
+After n failures, the n-th power of it: a search of few steps still comes to a size that holds."""
+LOOK, LOOKS = 0.75, 10
+"""From this part of a training on, when the size stands, up to so many epochs' ends are measured as they would ship."""
 
 
 def squeeze(setup: Setup, how: Entropy, progress: Progress, observe: Observer) -> Progress:
@@ -59,8 +62,9 @@ def _try(setup: Setup, progress: Progress, trial: Trial, observe: Observer) -> N
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
     good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
     if good:
-        progress.kept, progress.start = trial, None
+        progress.kept, progress.start, progress.misses = trial, None, 0
     else:
+        progress.misses += 1
         progress.too_small = max(progress.too_small, trial.cost)
         progress.start = trial.dense if measured < 2 * error else None
     progress.squeezed = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
@@ -72,7 +76,7 @@ def _target(setup: Setup, progress: Progress, whole: float) -> float:
     assert setup.recovery is not None
     kept, failed = progress.kept, progress.too_small
     if not kept.plan:
-        return (NEAR if progress.start else FAR) * failed or setup.recovery.first * whole
+        return (NEAR if progress.start else FAR) ** progress.misses * failed or setup.recovery.first * whole
     return max(STEP_FLOOR * kept.cost, math.sqrt(kept.cost * failed))
 
 
@@ -85,15 +89,40 @@ def attempt(
     setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int, price: float = FIRST_PRICE,
     control: type[RateControl] = RateControl,
 ) -> tuple[Trial, float]:  # fmt: skip
-    """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship; and the last price of a bit."""
+    """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship; and the last price of a bit.
+
+    Where the learning rate falls to zero the network changes little, but its metric still goes up and down by a few samples:
+    of the ends of the last epochs the best is taken, as early stopping does.
+    """
     assert setup.recovery is not None
     model = copy.deepcopy(dense)
     training = wrap(model, dict.fromkeys(_names(model), how))
     penalty = control(training, target, lambda: setup.cost(_stored(training)), price)
-    train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty)
-    present, plan = _ended(training)
+    ends: list[Trial] = []
+    apart = max((1 - LOOK) / LOOKS, 1 / max(1, setup.recovery.epochs))
+
+    def watch(done: float) -> None:
+        if done > 1 - 1e-9 or done >= LOOK + len(ends) * apart:
+            ends.append(_measured(setup, training))
+
+    train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty, watch)
+    return max(ends or [_measured(setup, training)], key=lambda trial: _rank(setup, trial)), penalty.price
+
+
+def _measured(setup: Setup, training: Wrapped) -> Trial:
+    """A network in training as it would ship now; what is trained stays as it is."""
+    present, plan = _ended(copy.deepcopy(training))
     shipped = settle(setup, put_all(present, plan, None))
-    return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped)), penalty.price
+    return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+
+
+def _rank(setup: Setup, trial: Trial) -> tuple[bool, float, float]:
+    """What is better among the ends of epochs: the smallest file that is in budget, else the one nearest to it."""
+    found, budget = trial.evaluation, setup.budget
+    if budget.holds(setup.baseline, found):
+        return True, -trial.cost, -found.loss
+    metric = 0.0 if budget.metric_drop is None else found.metric if budget.maximize else -found.metric
+    return False, metric, -found.loss
 
 
 def _ended(training: Wrapped) -> tuple[nn.Module, Plan]:

@@ -12,7 +12,7 @@ from torch import nn
 from taut.budget.budget import Budget
 from taut.budget.finish import finish
 from taut.budget.loss_model import LossModel
-from taut.budget.recover import Penalty, Recovery, recover
+from taut.budget.recover import Penalty, Recovery, Watch, recover
 from taut.compressors.base import Code, Compressor
 from taut.layers import Alias, codes, find_layers, put
 from taut.measure import Evaluation, evaluate, reestimate_batchnorm
@@ -127,9 +127,11 @@ def settle(setup: Setup, coded: nn.Module) -> nn.Module:
     return coded.eval()
 
 
-def train_round(setup: Setup, model: nn.Module, how: Recovery, seed: int, penalty: Penalty | None = None) -> None:
+def train_round(
+    setup: Setup, model: nn.Module, how: Recovery, seed: int, penalty: Penalty | None = None, watch: Watch | None = None
+) -> None:
     """One round of recovery of ``model``, in place."""
     assert setup.train is not None
     recover(
-        model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline, penalty=penalty
+        model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline, penalty=penalty, watch=watch
     )  # fmt: skip
