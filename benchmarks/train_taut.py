@@ -97,6 +97,11 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     return records
 
 
+def rising(training: Wrapped, price: float) -> Callable[[float], torch.Tensor]:
+    """The penalty of a parametrized network, up over a third: from a random start all of it would take all weights away."""
+    return lambda done: min(1.0, 3 * done) * price * training.penalty()
+
+
 def fit(how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int) -> Trained:
     """One way of training. The last layer has no penalty: its rows are the classes."""
     names = list(find_layers(model))
@@ -104,8 +109,7 @@ def fit(how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int)
     if how.parametrization is not None:
         training = wrap(model, dict.fromkeys(names, how.parametrization))
         price = how.price / (len(splits.train) if how.examples else 1)
-        # the full penalty from a random start would take all weights away
-        penalty = lambda done: min(1.0, 3 * done) * price * training.penalty()  # noqa: E731
+        penalty = rising(training, price)
     regularizers = None if how.regularizer is None else {names[-1]: None, "*": how.regularizer}
     steps = -(-len(splits.train) // RECIPE["batch_size"]) * epochs
     train(

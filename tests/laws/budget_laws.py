@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from laws.compress_laws import blobs, trained
 from torch import nn
 
 from taut.budget import Budget, Recovery
@@ -103,34 +104,16 @@ def check_path(result, budget):
             assert point.loss <= first.loss + budget.loss_increase + 1e-12
 
 
-def blobs(seed, count=240):
-    draw = torch.Generator().manual_seed(seed)
-    y = torch.randint(0, 4, (count,), generator=draw)
-    centers = torch.randn(4, 12, generator=draw) * 2
-    x = centers[y] + torch.randn(count, 12, generator=draw)
-    return [(x[i : i + 60], y[i : i + 60]) for i in range(0, count, 60)]
-
-
-def trained(seed, batches, hidden=32):
+def network(seed, batches, hidden=32):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(12, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 4))
-    return fit(net, batches, epochs=30, lr=0.02)
-
-
-def fit(net, batches, epochs, lr):
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    for _ in range(epochs):
-        for x, y in batches:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(x), y).backward()
-            optimizer.step()
-    return net.eval()
+    return trained(net, batches, epochs=30)
 
 
 def check_probes(compress, seed):
     """A search that is complete has measured, after the last kept point, every layer's next move alone, and refused it."""
     train, val = blobs(seed), blobs(seed)[:2]
-    result = compress(trained(seed, train), train, val, Budget(loss_increase=0.02), methods=[Prune()], recover=False)
+    result = compress(network(seed, train), train, val, Budget(loss_increase=0.02), methods=[Prune()], recover=False)
     assert result.complete
     rejected = [p for p in result.curve if p.step > result.best.step]
     moved = {frozenset(name for name, plan in p.plan.items() if plan != result.best.plan.get(name)) for p in rejected}
@@ -148,7 +131,7 @@ RESUMED = {
 def check_resumed(compress, folder, methods):
     """A search that was cut, at its first step or at the last refused one, goes the same way when resumed; its log is whole."""
     train, val = blobs(1), blobs(1)[:2]
-    net, how = trained(1, train), Recovery(epochs=6, lr=0.05, first=0.16)
+    net, how = network(1, train), Recovery(epochs=6, lr=0.05, first=0.16)
     settings = {"train": train, "val": val, "budget": Budget(loss_increase=0.01), "methods": methods, "recover": how, "seed": 3}
     settings["max_steps"] = 6
     whole = compress(net, **settings, workdir=folder / "whole")
@@ -180,7 +163,7 @@ def check_aim(control, target, seed):
     """A training that is led to a size ends within a fifth of it, as the file is really written."""
     train = blobs(seed)
     torch.manual_seed(seed)
-    model = fit(nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)), train, 20, 0.01)
+    model = trained(nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)), train)
     original, objective = copy.deepcopy(model), Objective()
     val = train[:2]
     setup = Setup(

@@ -1,7 +1,6 @@
 """What every parametrization must satisfy, as plain functions of a method and a small network in double precision."""
 
 import copy
-import dataclasses
 import math
 
 import torch
@@ -361,15 +360,6 @@ def check_description_length(measure=description_length, method=None):
     assert math.isclose(length.weights, weight_bits, rel_tol=1e-12), f"{length.weights} bits of weights, not {weight_bits}"
     # the draws' spread: a chi-squared error of a few nats a draw
     assert abs(length.total - evidence / math.log(2)) < 0.3, f"{length.total} bits, the evidence is {evidence / math.log(2)}"
-
-
-def check_registered(method):
-    """Found by its name, frozen, and printed with its settings."""
-    cls = type(method)
-    assert Parametrization.registry[cls.__name__] is cls
-    assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls.__name__} is not a frozen dataclass"
-    assert str(method).startswith(f"{cls.__name__}(")
-    assert hash(method) == hash(dataclasses.replace(method))
 
 
 def discovered(listed):

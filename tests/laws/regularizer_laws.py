@@ -176,10 +176,10 @@ def check_scaling(regularizer, w, step):
     assert not torch.equal(double.prox(w, step), regularizer.prox(w, step)), f"{regularizer}: the strength does nothing"
 
 
-def check_registered(regularizer):
+def check_registered(setting, registry=Regularizer.registry):
     """Found by its name, frozen, and printed with its settings."""
-    cls = type(regularizer)
-    assert Regularizer.registry[cls.__name__] is cls
+    cls = type(setting)
+    assert registry[cls.__name__] is cls
     assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls.__name__} is not a frozen dataclass"
-    assert str(regularizer).startswith(f"{cls.__name__}(")
-    assert hash(regularizer) == hash(dataclasses.replace(regularizer))
+    assert str(setting).startswith(f"{cls.__name__}(")
+    assert hash(setting) == hash(dataclasses.replace(setting))

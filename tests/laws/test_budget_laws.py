@@ -7,15 +7,15 @@ import torch
 from laws.budget_laws import (
     RESUMED,
     Bowl,
-    blobs,
     check_allocation,
     check_front,
     check_path,
     check_probes,
     check_region,
     check_resumed,
-    trained,
+    network,
 )
+from laws.compress_laws import blobs
 from torch import nn
 
 from taut.budget import Budget, compress
@@ -50,7 +50,7 @@ BUDGETS = [Budget(metric_drop=0.0), Budget(metric_drop=0.02), Budget(loss_increa
 @pytest.mark.parametrize("seed", range(2))
 def test_every_kept_point_is_within_budget_and_cheaper(budget, recover, seed):
     train, val = blobs(seed), blobs(seed)[:2]
-    net = trained(seed, train)
+    net = network(seed, train)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     result = compress(net, train, val, budget, recover=recover, max_steps=12)
     check_path(result, budget)

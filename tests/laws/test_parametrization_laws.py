@@ -3,8 +3,17 @@
 import pytest
 import torch
 from laws import parametrization_laws as laws
+from laws.regularizer_laws import check_registered
 
-from taut.parametrizations import Entropy, Gaussian, HashedWeights, SparseVariationalDropout, SvdTraining, Variational
+from taut.parametrizations import (
+    Entropy,
+    Gaussian,
+    HashedWeights,
+    Parametrization,
+    SparseVariationalDropout,
+    SvdTraining,
+    Variational,
+)
 
 METHODS = [
     Entropy(levels=1),
@@ -105,4 +114,4 @@ def test_the_measured_description_length_is_the_evidence_in_bits():
 
 @ALL
 def test_the_method_is_registered(method):
-    laws.check_registered(method)
+    check_registered(method, Parametrization.registry)

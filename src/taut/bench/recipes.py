@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from taut.bench.data import Batches, Split, Splits
+from taut.budget.recover import Penalty
 from taut.errors import TautError
 from taut.regularizers.base import Regularizer
 from taut.strengths import even
 from taut.train import ProxOptimizer
 
 Progress = Callable[[int, int, float], None]
-Penalty = Callable[[float], torch.Tensor]
 
 _GREY = {"batch_size": 128, "lr": 1e-3, "weight_decay": 1e-3, "augment": "shift1"}
 _COLOUR = {"batch_size": 128, "augment": "flip-crop", "optimizer": "sgd", "epochs": 164}

@@ -16,21 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from taut.cost import Cost
-from taut.errors import LayerError, TautError
+from taut.errors import LayerError
+from taut.registry import register
 
 if TYPE_CHECKING:
     from taut.layers import Layer
 
 Part = "Tensor | Code"
-
-
-def _register(registry: dict[str, type], cls: type) -> None:
-    known = registry.get(cls.__name__)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise TautError(
-            f"two classes are called {cls.__name__}: {known.__module__} and {cls.__module__}; rename one, files hold the name"
-        )
-    registry[cls.__name__] = cls
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Code:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _register(Code.registry, cls)
+        register(Code.registry, cls)
 
     def decompress(self) -> Tensor:
         """The dense weight; differentiable in the free tensors."""
@@ -94,8 +86,7 @@ class Code:
 
     def _rebuild(self, tensors: Iterator[Tensor]) -> Code:
         changes = {
-            name: value._rebuild(tensors) if isinstance(value, Code) else next(tensors)
-            for name, value in self.parts().items()
+            name: value._rebuild(tensors) if isinstance(value, Code) else next(tensors) for name, value in self.parts().items()
         }
         return dataclasses.replace(self, **changes)
 
@@ -147,7 +138,7 @@ class Compressor:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _register(Compressor.registry, cls)
+        register(Compressor.registry, cls)
 
     def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
         """The code of ``w`` in this set; ``w`` is not changed."""

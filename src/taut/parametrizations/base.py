@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from taut.compressors.base import Code
 from taut.compressors.coded import free_parameters
-from taut.errors import TautError
+from taut.registry import check_settings, register
 
 FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
@@ -146,18 +146,10 @@ class Parametrization:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        known = Parametrization.registry.get(cls.__name__)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TautError(
-                f"two parametrizations are called {cls.__name__}: in {known.__module__} and {cls.__module__}; rename one, "
-                "records hold the name"
-            )
-        Parametrization.registry[cls.__name__] = cls
+        register(Parametrization.registry, cls)
 
     def __post_init__(self) -> None:
-        for name, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self)):  # type: ignore[arg-type]
-            if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
-                raise TautError(f"{type(self).__name__}: {name} must be finite and not negative, got {value}")
+        check_settings(self)
 
     def latent(self, weight: Tensor) -> Latent:
         """What is trained in the place of ``weight`` (output first), made for that weight; ``weight`` is not changed."""

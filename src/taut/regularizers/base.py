@@ -19,6 +19,7 @@ from torch import Tensor
 
 from taut.errors import LayerError, TautError
 from taut.numeric.singular import working
+from taut.registry import check_settings, register
 from taut.views import view as find_view
 
 
@@ -53,18 +54,10 @@ class Regularizer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        known = Regularizer.registry.get(cls.__name__)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TautError(
-                f"two regularizers are called {cls.__name__}: in {known.__module__} and {cls.__module__}; rename one, records "
-                "hold the name"
-            )
-        Regularizer.registry[cls.__name__] = cls
+        register(Regularizer.registry, cls)
 
     def __post_init__(self) -> None:
-        for name, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self)):  # type: ignore[arg-type]
-            if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
-                raise TautError(f"{type(self).__name__}: {name} must be finite and not negative, got {value}")
+        check_settings(self)
 
     def value(self, w: Tensor) -> Tensor:
         """The penalty of the weight ``w`` (output first), a scalar in fp32 or better, differentiable almost everywhere."""
