@@ -29,8 +29,8 @@ CLOSE = 0.93
 NEAR, FAR = 1.1, 1.5
 """While nothing is kept, the next size aimed at, as a multiple of the failed one: where its loss was within the noise, or not.
 After n failures, the n-th power of it: a search of few steps still comes to a size that holds."""
-LOOK, LOOKS = 0.75, 10
-"""From this part of a training on, when the size stands, up to so many epochs' ends are measured as they would ship."""
+LOOK, LOOKS = 0.6, 12
+"""From this part of a training on, when the size is about right, up to so many epochs' ends are measured as they would ship."""
 
 
 def squeeze(setup: Setup, how: Entropy, progress: Progress, observe: Observer) -> Progress:
