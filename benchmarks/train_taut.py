@@ -88,11 +88,12 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
             if found is None:
                 continue  # no network of this family is so small
             how, small = found
-            setting = {**knobs, "family": family, "level": level, "how": how}
+            setting = {**knobs, "level": level}
             start = perf_counter()
-            records.append(shared | measured(small, trained) | {"method": family, "setting": {**setting, "tuned": 0}})
+            more: dict[str, Any] = {"method": family, "setting": {**setting, "tuned": 0}, "how": how}
+            records.append(shared | measured(small, trained) | more)
             tuned = tune(small, splits, tuning, seed)
-            more = {"method": f"{family}, fine-tuned", "setting": {**setting, "tuned": tuning}}
+            more = {"method": f"{family}, fine-tuned", "setting": {**setting, "tuned": tuning}, "how": how}
             records.append(shared | measured(tuned, trained) | more | {"compress_seconds": perf_counter() - start})
     return records
 

@@ -339,6 +339,10 @@ def test_sweep_runs_what_is_missing_and_report_draws_it(place):
     assert told("report", "s.jsonl", "s.jsonl", "--out", "s.svg")["bytes"] == (place / "s.svg").stat().st_size
     page = told("report", "s.jsonl", "--out", "s.html")
     assert page["bytes"] == (place / "s.html").stat().st_size
+    told("report", "s.jsonl", "--choose", "size", "--only", "seed=1", "--only", "method=LowRank", "--out", "c.svg")
+    assert "no records with seed=7" in fail(1, "report", "s.jsonl", "--only", "seed=7")
+    assert "'rank'; they have seed, size" in fail(1, "report", "s.jsonl", "--choose", "rank")
+    assert "is not KEY=VALUE" in fail(1, "report", "s.jsonl", "--only", "seed")
     assert "none.jsonl" in fail(1, "report", "none.jsonl", "--out", "n.html")
     assert not (place / "n.html").exists()
     (place / "grid.json").write_text(json.dumps(spec | {"run": "no_such_module:f"}))

@@ -9,6 +9,7 @@ import typer
 
 from taut.cli.inputs import user_module
 from taut.cli.screen import Json, bar, command, emit, narrated, resumable
+from taut.errors import TautError
 from taut.grid import Spec
 from taut.report import report as draw
 from taut.report import static_plot
@@ -41,12 +42,25 @@ def report(
     title: Annotated[str | None, typer.Option(help="Its title.")] = None,
     cost: Annotated[str, typer.Option(help="A picture's x axis: bytes, params, macs or latency_ms.")] = "bytes",
     score: Annotated[str, typer.Option(help="A picture's y axis: metric_val, loss_val or metric_test.")] = "metric_val",
+    choose: Annotated[list[str] | None, typer.Option(help="A setting that was tried: the best on validation data is drawn.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: records with it alone; twice for either of two values.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw records as one self-contained HTML page, or as a picture."""
+    wanted = _pairs(only or [])
     if out.suffix.lower() in PICTURES:
-        static_plot(records, out, x=cost, y=score, title=title)
+        static_plot(records, out, x=cost, y=score, title=title, choose=choose or (), only=wanted)
     else:
-        draw(records, out, title)
+        draw(records, out, title, choose=choose or (), only=wanted)
     size = out.stat().st_size
     emit({"records": records, "out": out, "bytes": size}, as_json, f"{out}: {size:,} bytes")
+
+
+def _pairs(words: list[str]) -> dict[str, list[str]]:
+    pairs: dict[str, list[str]] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not (key and separator):
+            raise TautError(f"--only {word!r} is not KEY=VALUE; for example --only method=pruning")
+        pairs.setdefault(key, []).append(value)
+    return pairs

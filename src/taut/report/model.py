@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -13,6 +13,7 @@ from typing import Any
 from taut.errors import TautError
 from taut.records import number, pareto, read_records
 from taut.report.text import setting
+from taut.selection import choose, matching
 
 Record = dict[str, Any]
 Spread = tuple[float, float, float]
@@ -85,15 +86,25 @@ class Group:
         return any(key in dot.values for dot in self.dots)
 
 
-def read_groups(curve: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Group]:
-    """Read one or several files of records and group them; a ``summary.json`` beside a file is read with it."""
+def read_groups(
+    curve: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    knobs: Sequence[str] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
+) -> list[Group]:
+    """Read one or several files of records and group them; a ``summary.json`` beside a file is read with it.
+
+    ``knobs``, ``only``: of settings that differ in these knobs alone the best on validation data, and which records
+    (:func:`taut.selection.choose`, :func:`taut.selection.matching`).
+    """
     paths = [Path(curve)] if isinstance(curve, (str, os.PathLike)) else [Path(path) for path in curve]
     if not paths:
         raise TautError("no file of records was given")
     groups: dict[tuple[str, str, str], Group] = {}
     for path in paths:
         summary = _summary(path.parent / "summary.json")
-        records = read_records(path)
+        records = matching(read_records(path), only or {})
+        if knobs and records:
+            records = choose(records, knobs, maximize=all(_budget(r).get("maximize") is not False for r in records))
         for run, record in _runs(records):
             key = (_word(record.get("study")), _word(record.get("network")), _word(record.get("dataset")))
             group = groups.setdefault(key, Group(*key))
@@ -101,9 +112,15 @@ def read_groups(curve: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             if "step" in record:
                 group.summary = summary
     if not groups:
-        raise TautError(f"no records in {', '.join(map(str, paths))}; a curve has one JSON object a line")
+        which = "" if not only else " with " + ", ".join(f"{key}={'|'.join(values)}" for key, values in only.items())
+        raise TautError(f"no records{which} in {', '.join(map(str, paths))}; a curve has one JSON object a line")
     share = max(LIMIT // len(groups), 100)
     return [_complete(group, share) for group in groups.values()]
+
+
+def _budget(record: Record) -> Record:
+    found = record.get("budget")
+    return found if isinstance(found, dict) else {}
 
 
 def _word(value: Any) -> str:

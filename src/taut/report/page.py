@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -18,12 +18,19 @@ from taut.report.text import Safe, join, script_json, tag
 
 
 def report(
-    curve: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], title: str | None = None
+    curve: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    title: str | None = None,
+    *,
+    choose: Sequence[str] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Draw records as one self-contained HTML page and return its path.
 
     ``curve``: a file of JSON lines, or several. A ``summary.json`` beside a search's file adds its test result and command. The
     page holds plotly (about 5 MB) and asks the network for nothing. It is replaced as a whole, or left as it was.
+    ``choose``: settings that were tried, such as ``["strength"]``: the best of them on validation data is drawn, as one curve
+    (:func:`taut.selection.choose`). ``only``: ``{key: values}`` that a record or its setting must have.
 
     Raises:
         ExtraError: plotly is not installed.
@@ -38,7 +45,7 @@ def report(
         'report.html'
     """
     paths = [Path(curve)] if isinstance(curve, (str, os.PathLike)) else [Path(path) for path in curve]
-    groups = read_groups(paths)
+    groups = read_groups(paths, choose, only)
     page = _page(groups, title or _title(groups), [path.name for path in paths])
     out = Path(out)
     _write(out, page)

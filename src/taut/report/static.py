@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ def static_plot(
     x: str = "bytes",
     y: str = "metric_val",
     title: str | None = None,
+    choose: Sequence[str] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Draw records as a picture (``.png``, ``.svg`` or ``.pdf``) and return its path.
 
     ``x``: a cost (``bytes``, ``params``, ``macs``, ``latency_ms``), drawn as the ratio to the network before where that is known;
     ``y``: ``metric_val``, ``loss_val`` or ``metric_test``. Several studies or networks become panels side by side. The same
-    records give the same file.
+    records give the same file. ``choose``, ``only``: as for :func:`taut.report.report`.
 
     Raises:
         TautError: an unknown axis or file type, or records without that pair of numbers.
@@ -48,7 +50,7 @@ def static_plot(
         raise TautError(f"cannot draw {y!r} against {x!r}; x is one of {', '.join(COSTS)}, y one of {', '.join(SCORES)}")
     if out.suffix.lower() not in SUFFIXES:
         raise TautError(f"cannot draw {out.name}: the file type must be one of {', '.join(sorted(SUFFIXES))}")
-    groups = [group for group in read_groups(curve) if any(x in dot.values and y in dot.values for dot in group.dots)]
+    groups = [group for group in read_groups(curve, choose, only) if any(x in dot.values and y in dot.values for dot in group.dots)]
     if not groups:
         raise TautError(f"no record holds both {x!r} and {y!r}")
     try:
@@ -73,7 +75,10 @@ def _draw(axes: Any, group: Group, cost: str, y: str, title: str) -> None:
     for series, name in enumerate(group.names):
         own = [dot for dot in dots if dot.series == series]
         look = {"color": COLORS[series % len(COLORS)], "marker": MARKERS[series % len(MARKERS)]}
-        _points(axes, [dot for dot in own if dot.kept], x, y, scale, {**look, "label": name[:60]})
+        kept = sorted((dot for dot in own if dot.kept), key=lambda dot: dot.values[x][0])
+        # the points of a search lie where its steps fell; those of a sweep are one curve
+        joined = len(kept) > 1 and not any("step" in dot.record for dot in kept)
+        _points(axes, kept, x, y, scale, {**look, "label": name[:60], "linestyle": "-" if joined else "none", "lw": 1.0})
         _points(axes, [dot for dot in own if not dot.kept], x, y, scale, {**look, "alpha": 0.25, "markerfacecolor": "none"})
     _lines(axes, group, dots, x, y, scale)
     shown = focused([d.values[y][0] for d in dots], [d.values[y][0] for d in best], limit(group, y))
@@ -101,7 +106,7 @@ def _points(axes: Any, dots: list[Dot], x: str, y: str, scale: float, look: dict
         [scale * v[0] for v in up],
         xerr=[[v[0] - v[1] for v in across], [v[2] - v[0] for v in across]],
         yerr=[[scale * (v[0] - v[1]) for v in up], [scale * (v[2] - v[0]) for v in up]],
-        linestyle="none", markersize=5, elinewidth=0.8, **{**look, "label": label or None},
+        markersize=5, elinewidth=0.8, **{"linestyle": "none", **look, "label": label or None},
     )  # fmt: skip
 
 
