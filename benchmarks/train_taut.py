@@ -116,6 +116,7 @@ def fit(how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int)
     train(
         model, splits, **RECIPE, epochs=epochs, lr=LR, weight_decay=how.decay, regularizers=regularizers, every=EVERY,
         warmup=steps // 10 if regularizers else 0, per=how.per, seed=seed, penalty=penalty,
+        around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
     calibration = [batch for _, batch in zip(range(16), Batches(splits.train, 128, seed=seed), strict=False)]
     return Trained(model, training, splits, calibration)

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+from torch.optim import Optimizer
+
+from taut.layers import find_layers
 from taut.parametrizations import HashedWeights, Parametrization, SparseVariationalDropout, SvdTraining, Variational
 from taut.regularizers import (
     L1,
@@ -36,6 +40,7 @@ class Training:
 
     ``regularizer``: for all layers but the last, whose units are the classes; ``per``: how its strength is shared out.
     ``parametrization``, with what one unit of its penalty adds to the loss (``price``), in training examples if ``examples``.
+    ``around``: a peer's optimizer around the one that trains.
     """
 
     regularizer: Regularizer | None = None
@@ -44,6 +49,7 @@ class Training:
     parametrization: Parametrization | None = None
     price: float = 0.0
     examples: bool = False
+    around: Callable[[nn.Module, Optimizer], Optimizer] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,25 @@ def _penalty(kind: Callable[..., Regularizer], decay: float = 0.0, **more: Any) 
 def _decades(low: float, high: float, count: int = 4) -> tuple[float, ...]:
     step = (high / low) ** (1 / (count - 1))
     return tuple(float(f"{low * step**i:.2g}") for i in range(count))
+
+
+def _torchao(strength: float) -> Training:
+    """The outside peer: torchao's prototype of regularized training, its nuclear norm on all layers but the last.
+
+    Its threshold is the strength times the sum of the learning rates so far, on weights that are kept beside the shrunk ones.
+    """
+
+    def around(model: nn.Module, stepper: Optimizer) -> Optimizer:
+        from torchao.prototype.pat.optim import PruneOptimizer  # not needed by the other ways
+
+        weights = [layer.weight for layer in find_layers(model).values()][:-1]
+        plain = stepper.param_groups[0]
+        plain["params"] = [p for p in plain["params"] if all(p is not weight for weight in weights)]
+        chosen = {"prox_type": "ProxNuclearNorm", "group_type": "SVDGrouper", "prox_freq": EVERY}
+        stepper.add_param_group({"params": weights, "lr": plain["lr"], "weight_decay": 0.0, **chosen})
+        return PruneOptimizer(stepper, reg_lambda=strength)
+
+    return Training(around=around)
 
 
 PER_WEIGHT = _decades(1e-8, 1e-5)
@@ -88,6 +113,7 @@ WAYS = {
         _decades(1e-7, 1e-5),
         lambda s: Training(LearnedRank(alpha=s, strength=1e-3, growth=1.1, period=390), per=None),
     ),
+    "torchao nuclear": Way(("low-rank",), _decades(1e-4, 1e-1), _torchao),
     "hoyer-square": Way(("pruning",), PER_WEIGHT, _penalty(HoyerSquare)),
     "variational": Way(
         ("pruning",), _decades(0.03, 1.0), lambda s: Training(parametrization=Variational(), price=s, examples=True)

@@ -34,13 +34,15 @@ class Scale:
     steps: int
 
 
+SHRINK = Shrink(keep=0.55, step=0.6)
+"""At most three of the steps remove filters: the rest is for the file's size."""
+
 SCALES = {
     "digits": Scale(
         "digits-cnn",
         {"out": None, "*": NuclearSparseGroup(nuclear=0.5, sparse_group=0.1, alpha=0.5)},
         recovery=Recovery(epochs=30, lr=3e-3, first=0.015),
-        # at most three of the steps: the rest is for the file's size
-        shrink=Shrink(keep=0.55, step=0.6),
+        shrink=SHRINK,
         latency_batch=1,
         steps=6,
     ),
@@ -48,9 +50,9 @@ SCALES = {
         "fashion-cnn",
         {"out": None, "*": GroupLasso(0.03)},
         recovery=Recovery(epochs=4, lr=2e-3, first=0.02),
-        shrink=Shrink(keep=0.5, step=0.75),
+        shrink=SHRINK,
         latency_batch=32,
-        steps=8,
+        steps=6,
     ),
 }
 

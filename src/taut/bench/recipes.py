@@ -52,6 +52,7 @@ def train(
     threads: int | None = None,
     progress: Progress | None = None,
     penalty: Penalty | None = None,
+    around: Callable[[Optimizer], Optimizer] | None = None,
 ) -> nn.Module:
     """Train ``model`` in place on ``splits.train`` by cross-entropy and return it, in evaluation mode.
 
@@ -60,8 +61,9 @@ def train(
     ``regularizers`` maps layer patterns to regularizers, applied by :class:`taut.train.ProxOptimizer` every ``every``
     steps with a strength that rises over the first ``warmup`` steps; with ``per`` their strengths are per parameter or per
     multiply-add of a layer (:func:`taut.strengths.even`). ``penalty(done)`` is added to the loss, ``done`` the part of the
-    training that is over, 0 to 1. ``threads`` sets torch's threads while training. ``progress(epoch, epochs, loss)`` is called
-    after every epoch with the mean training loss, without penalties. Nothing is chosen by validation data.
+    training that is over, 0 to 1. ``around(optimizer)`` is stepped in the optimizer's place, as a peer's wrapper is. ``threads``
+    sets torch's threads while training. ``progress(epoch, epochs, loss)`` is called after every epoch with the mean training
+    loss, without penalties. Nothing is chosen by validation data.
 
     Raises:
         TautError: an unknown optimizer, schedule or augmentation, epochs below 1, or a loss that is no longer finite.
@@ -84,6 +86,8 @@ def train(
         if per is not None:
             regularizers = even(model, regularizers, per, splits.train.x[:1])
         stepper = ProxOptimizer(stepper, model, dict(regularizers), every=every, warmup=warmup)
+    if around is not None:
+        stepper = around(stepper)
     scheduler = make_schedule(stepper, schedule, lr, epochs * len(batches))
     with _threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,54 @@
+"""Draw every published curve again, from the committed records alone.
+
+    python benchmarks/curves.py                    into docs/images
+    python benchmarks/curves.py --out DIR low-rank        some of them, elsewhere
+
+Where a study tried settings (the strength of a penalty), the one with the best mean on validation data is drawn for each method
+and level, as ``taut report --choose strength`` does; test data has no say.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from taut.errors import TautError
+from taut.report import static_plot
+
+HERE = Path(__file__).parent
+LENET = {"network": ["lenet-300-100"], "dataset": ["mnist"]}
+
+
+def _family(name: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    """A family of study ``train-taut``: test metric against parameters, one curve a way of training."""
+    settings = {"x": "params", "y": "metric_test", "choose": ["strength"], "only": {**LENET, "method": [name]}}
+    return "train-taut", {**settings, **more}
+
+
+FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "demo": ("demo", {"title": "digits-cnn, no drop of validation accuracy allowed"}),
+    "first-path": ("first-path", {}),
+    "low-rank": _family("low-rank", title="low rank, no fine-tuning"),
+    "low-rank-tuned": _family("low-rank, fine-tuned", title="low rank, fine-tuned"),
+    "pruning": _family("pruning", x="bytes", title="pruning, no fine-tuning"),
+    "pruning-tuned": _family("pruning, fine-tuned", x="bytes", title="pruning, fine-tuned"),
+    "neurons": _family("neurons", title="removed neurons, no fine-tuning"),
+    "neurons-tuned": _family("neurons, fine-tuned", title="removed neurons, fine-tuned"),
+}
+
+
+def main() -> None:
+    """Draw the figures that are asked for; those without records are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(FIGURES)}; all of them if none is given")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "images")
+    args = parser.parse_args()
+    for name in args.names or FIGURES:
+        study, settings = FIGURES[name]
+        try:
+            print(static_plot(HERE / "results" / f"{study}.jsonl", args.out / f"{name}.png", **settings))
+        except TautError as error:
+            print(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    main()
