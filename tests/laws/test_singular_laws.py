@@ -24,6 +24,13 @@ def low_rank(rows, columns, rank, seed=0):
     return normal(rows, rank, seed=seed) @ normal(rank, columns, seed=seed + 1) / rank**0.5
 
 
+def few_rows(live, rank):
+    """Most rows zero, as group sparsity leaves them: single precision fails on the Gram matrix of many such."""
+    w = torch.zeros(300, 400)
+    w[torch.randperm(300, generator=torch.Generator().manual_seed(live))[:live]] = low_rank(live, 400, rank, seed=rank)
+    return w
+
+
 MATRICES = {
     "wide": normal(40, 70),
     "tall": normal(70, 30),
@@ -33,6 +40,7 @@ MATRICES = {
     "one": normal(1, 1),
     "large": 1e25 * normal(20, 30),
     "small": 1e-25 * normal(20, 30),
+    **{f"{live} rows of 300": few_rows(live, rank) for live, rank in ((98, 10), (106, 29), (110, 29), (21, 5))},
 }
 SHARES = (1e-3, 0.05, 0.5)  # thresholds, as shares of the largest singular value
 

@@ -7,6 +7,7 @@ from taut.errors import TautError
 from taut.numeric import singular
 from taut.numeric.shrinkage import shrink_rows, soft_threshold
 from taut.numeric.singular import rank_for_energy, shrink_singular_values, singular_values, svd
+from taut.numeric.symmetric import eigh
 
 
 def matrix(rows, columns, rank=None, seed=0, dtype=torch.float32):
@@ -156,3 +157,27 @@ def test_shrinkage_is_exact_at_zero_and_makes_exact_zeros():
     assert not soft_threshold(w, float(w.abs().max())).any()
     assert not shrink_rows(w, float(w.norm(dim=1).max()) * 1.001).any()
     assert singular.working(w) is w
+
+
+@pytest.mark.parametrize("how", ["an error", "NaN"])
+def test_where_single_precision_fails_double_is_used(monkeypatch, how):
+    given = torch.linalg.eigh
+
+    def failing(m):
+        if m.dtype == torch.float64:
+            return given(m)
+        if how == "an error":
+            raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+        return given(m)[0], torch.full_like(m, torch.nan)
+
+    w = matrix(12, 20)
+    gram = w @ w.T
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    values, vectors = eigh(gram)
+    assert values.dtype == vectors.dtype == torch.float32
+    torch.testing.assert_close(vectors * values @ vectors.T, gram)
+
+
+def test_no_decomposition_says_why():
+    with pytest.raises(TautError, match=r"\(3, 3\): 1 of its values are NaN or infinite; lower the learning rate"):
+        eigh(torch.diag(torch.tensor([1.0, torch.nan, 2.0])))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from taut.errors import TautError
+from taut.numeric.symmetric import eigh
 
 
 def working(w: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def _clipped_by_gram(w: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Singular values of a double-precision matrix, and ``U diag(min(S, threshold)) V^T``."""
     tall = w.shape[0] > w.shape[1]
     short = w.mT if tall else w
-    squares, u = torch.linalg.eigh(short @ short.mT)
+    squares, u = eigh(short @ short.mT)
     s = squares.clamp_min(0).sqrt()
     clipped = (u * (threshold / s.clamp_min(threshold))) @ (u.mT @ short)
     return s, clipped.mT if tall else clipped
@@ -152,7 +153,7 @@ def _svd_by_eigenvectors(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if w.shape[0] > w.shape[1]:
         v, s, ut = _svd_by_eigenvectors(w.mT)
         return ut.mT, s, v.mT
-    u = torch.linalg.eigh(w @ w.mT)[1].flip(1)
+    u = eigh(w @ w.mT)[1].flip(1)
     # the rows of U^T W are orthogonal, so that R is the diagonal of singular values up to rounding
     q, r = torch.linalg.qr((u.mT @ w).mT)
     s, order = r.diagonal().abs().sort(descending=True)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taut.numeric.symmetric import eigh
+
 TOLERANCE = 0.02  # of what the step changes: an old basis that errs by more is replaced
 SAMPLE = 16  # rows of the error that are computed to estimate it
 THIN = 0.25  # of the short side: at lower ranks only the leading subspace is followed
@@ -54,7 +56,7 @@ def shrink_by_subspace(w: Tensor, threshold: float, memory: dict[str, Any]) -> T
         done = following(w, threshold, basis.to(w), call)
     if done is None:
         fresh += 1
-        basis = torch.linalg.eigh(w @ w.mT)[1].flip(1)
+        basis = eigh(w @ w.mT)[1].flip(1)
         done = _split(w, threshold, basis, basis.mT @ w)
     memory |= {"basis": done[1], "calls": call + 1, "fresh": fresh}
     return done[0]
@@ -115,7 +117,7 @@ def _follow(w: Tensor, threshold: float, basis: Tensor, call: int) -> tuple[Tens
             return None
         q, y = torch.cat([q, missed], 1), torch.cat([y, missed.mT @ w])
     wide = y if y.device.type == "mps" else y.double()  # squares of small singular values, and mps has no fp64
-    squares, turn = torch.linalg.eigh(wide @ wide.mT)
+    squares, turn = eigh(wide @ wide.mT)
     s, turn = squares.clamp_min(0).sqrt().flip(0).to(w.dtype), turn.flip(1).to(w.dtype)
     rank = int((s > threshold).sum())
     q = q @ turn
@@ -133,4 +135,4 @@ def _probe(w: Tensor, q: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         if power < 2:
             p = w @ (w.mT @ p)
     rest = p.mT @ w
-    return p, torch.linalg.eigvalsh(rest @ rest.mT)[-1].clamp_min(0).sqrt()
+    return p, eigh(rest @ rest.mT)[0][-1].clamp_min(0).sqrt()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from taut.numeric.symmetric import eigh
+
 DAMPING = 1e-6
 """Share of the inputs' mean second moment that every direction gets: where no input was seen, the weights themselves count."""
 
@@ -80,7 +82,7 @@ def leading_vectors(matrix: Tensor, rank: int) -> Tensor:
         >>> leading_vectors(torch.tensor([[0.0, 0.1], [3.0, 0.0]]), 1).flatten().tolist()
         [0.0, 1.0]
     """
-    return _signed(torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -rank:].flip(1))
+    return _signed(eigh(matrix @ matrix.T)[1][:, -rank:].flip(1))
 
 
 def _signed(vectors: Tensor) -> Tensor:
@@ -104,5 +106,5 @@ def _root(moments: Tensor) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(damped)
     if not bool(failed):
         return root
-    values, vectors = torch.linalg.eigh(damped)
+    values, vectors = eigh(damped)
     return vectors * values.clamp(min=DAMPING).sqrt()
