@@ -44,7 +44,9 @@ from taut.version import VERSION
 RESULTS = Path(__file__).parent / "results" / "train-taut.jsonl"
 LEVELS = (2, 5, 10, 20, 40, 80)
 RECIPE = {"batch_size": 128, "augment": "shift1", "optimizer": "sgd", "schedule": "cosine"}
-LR, TUNING_LR = 0.05, 0.01
+LR = 0.05
+TUNING = {"optimizer": "adam", "schedule": "onecycle", "lr": 2e-3}
+"""Of the fine-tuning: factors are of all scales, which one learning rate for SGD does not suit."""
 EPOCHS = {"lenet-300-100": (30, 5), "lenet-5-caffe": (15, 3)}
 """Of training, and of the fine-tuning after compression."""
 DATA = "TAUT_DATA_DIR"
@@ -73,15 +75,18 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     splits = load(dataset, os.environ.get(DATA) or None)
     strength = WAYS[way].strengths[rank]
     start = perf_counter()
-    trained = fit(WAYS[way].at(strength), build(network, seed), splits, epochs, seed)
+    training = WAYS[way].at(strength)
+    later = round(training.early * epochs)
+    trained = fit(training, build(network, seed), splits, epochs - later, seed)
     seconds = perf_counter() - start
     shared = {
         "network": network, "dataset": dataset, "training": f"{way} {strength:g}", "seed": seed, "train_seconds": seconds,
         "version": VERSION, "machine": machine(), "torch": torch.__version__, "latency_ms": None,
     }  # fmt: skip
-    shared["baseline"] = measured(plain(trained), trained)
+    before = shared["baseline"] = measured(plain(trained), trained)
     knobs = {"way": way, "strength": strength, "epochs": epochs}
-    records = []
+    # a network that collapsed can be compressed to no level: it has this record alone
+    records = [shared | before | {"method": "as trained", "setting": {**knobs, "level": 1, "tuned": 0}}]
     for family in WAYS[way].families:
         for level in [strength] if family == "hashed" else LEVELS:
             found = best(FAMILIES[family](trained, level), splits)
@@ -90,6 +95,9 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
             how, small = found
             setting = {**knobs, "level": level}
             start = perf_counter()
+            if later:
+                small = tune(small, splits, later, seed)
+                shared["train_seconds"] = seconds + perf_counter() - start
             more: dict[str, Any] = {"method": family, "setting": {**setting, "tuned": 0}, "how": how}
             records.append(shared | measured(small, trained) | more)
             tuned = tune(small, splits, tuning, seed)
@@ -124,7 +132,7 @@ def fit(how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int)
 
 def tune(model: nn.Module, splits: Splits, epochs: int, seed: int) -> nn.Module:
     """What the codes leave free, trained a little more; the same for every method."""
-    return train(copy.deepcopy(model), splits, **RECIPE, epochs=epochs, lr=TUNING_LR, seed=seed + 1000)
+    return train(copy.deepcopy(model), splits, **{**RECIPE, **TUNING}, epochs=epochs, seed=seed + 1000)
 
 
 def best(candidates: Candidates, splits: Splits) -> tuple[str, nn.Module] | None:

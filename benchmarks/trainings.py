@@ -40,7 +40,8 @@ class Training:
 
     ``regularizer``: for all layers but the last, whose units are the classes; ``per``: how its strength is shared out.
     ``parametrization``, with what one unit of its penalty adds to the loss (``price``), in training examples if ``examples``.
-    ``around``: a peer's optimizer around the one that trains.
+    ``around``: a peer's optimizer around the one that trains. ``early``: the last part of the epochs, in which the small network of
+    a level is trained on, without the penalty.
     """
 
     regularizer: Regularizer | None = None
@@ -50,6 +51,7 @@ class Training:
     price: float = 0.0
     examples: bool = False
     around: Callable[[nn.Module, Optimizer], Optimizer] | None = None
+    early: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def _torchao(strength: float) -> Training:
     return Training(around=around)
 
 
-PER_WEIGHT = _decades(1e-8, 1e-5)
-"""Of penalties, in units of the loss per weight: 235,000 weights make 0.0024 to 2.4."""
+PER_WEIGHT = _decades(3e-6, 1e-4)
+"""Of penalties, in units of the loss per weight: 235,000 weights make 0.7 to 24 at the start."""
 
 WAYS = {
     "plain": Way(("low-rank", "pruning", "neurons", "random"), (0.0,), lambda _: Training()),
@@ -101,17 +103,22 @@ WAYS = {
     "nuclear + sparse group": Way(
         ("low-rank",), PER_WEIGHT, lambda s: Training(NuclearSparseGroup(nuclear=s, sparse_group=s / 3))
     ),
+    "nuclear + sparse group, factored early": Way(
+        ("low-rank",),
+        PER_WEIGHT,
+        lambda s: Training(NuclearSparseGroup(nuclear=s, sparse_group=s / 3), early=0.5),
+    ),
     "force": Way(("low-rank",), _decades(1e-5, 1e-2), lambda s: Training(Force(s), per=None)),
     "trained rank pruning": Way(
         ("low-rank",), (0.99, 0.97, 0.95, 0.9), lambda s: Training(TrainedRank(3e-4, energy=s), per=None)
     ),
     "svd training": Way(
-        ("low-rank",), _decades(1e-4, 1e-1), lambda s: Training(parametrization=SvdTraining(sparsity=s), price=1.0)
+        ("low-rank",), _decades(1e-3, 1e-2), lambda s: Training(parametrization=SvdTraining(sparsity=s), price=1.0)
     ),
     "learning-compression": Way(
         ("low-rank",),
         _decades(1e-7, 1e-5),
-        lambda s: Training(LearnedRank(alpha=s, strength=1e-3, growth=1.1, period=390), per=None),
+        lambda s: Training(LearnedRank(alpha=s, strength=1e-3, growth=1.25, period=390), per=None),
     ),
     "torchao nuclear": Way(("low-rank",), _decades(1e-4, 1e-1), _torchao),
     "hoyer-square": Way(("pruning",), PER_WEIGHT, _penalty(HoyerSquare)),

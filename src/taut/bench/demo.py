@@ -49,10 +49,10 @@ SCALES = {
     "fashion-mnist": Scale(
         "fashion-cnn",
         {"out": None, "*": GroupLasso(0.03)},
-        recovery=Recovery(epochs=4, lr=2e-3, first=0.02),
+        recovery=Recovery(epochs=8, lr=2e-3, first=0.028),
         shrink=SHRINK,
         latency_batch=32,
-        steps=6,
+        steps=5,
     ),
 }
 
