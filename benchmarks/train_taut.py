@@ -50,7 +50,7 @@ TUNING = {"optimizer": "adam", "schedule": "onecycle", "lr": 2e-3}
 EPOCHS = {"lenet-300-100": (30, 5), "lenet-5-caffe": (15, 3)}
 """Of training, and of the fine-tuning after compression."""
 DATA = "TAUT_DATA_DIR"
-SLICE = {"way": ["plain", "nuclear", "group lasso"], "rank": [1, 2], "seed": [0]}
+SLICE: dict[str, list[Any]] = {"way": ["plain", "nuclear", "group lasso"], "rank": [1, 2], "seed": [0]}
 
 Candidates = Iterator[tuple[str, nn.Module]]
 
@@ -250,15 +250,15 @@ FAMILIES: dict[str, Callable[[Trained, float], Candidates]] = {
 
 
 def specs(network: str, dataset: str, short: bool) -> list[dict[str, Any]]:
-    """The sweeps of the study: one a way, since each has its own number of strengths."""
+    """The sweeps of the study: one a seed and way, since each way has its own number of strengths."""
     epochs, tuning = EPOCHS[network]
     fixed = {"network": network, "dataset": dataset, "epochs": 5 if short else epochs, "tuning": 1 if short else tuning}
-    ways = SLICE["way"] if short else list(WAYS)
     made = []
-    for way in ways:
-        ranks = [i for i in range(len(WAYS[way].strengths)) if not short or len(WAYS[way].strengths) == 1 or i in SLICE["rank"]]
-        grid = {"way": [way], "rank": ranks, "seed": SLICE["seed"] if short else [0, 1, 2]}
-        made.append({"study": "train-taut", "run": "train_taut:point", "grid": grid, "fixed": fixed})
+    for seed in SLICE["seed"] if short else (0, 1, 2):
+        for way in SLICE["way"] if short else WAYS:
+            ranks = [i for i in range(len(WAYS[way].strengths)) if not short or len(WAYS[way].strengths) == 1 or i in SLICE["rank"]]
+            grid = {"way": [way], "rank": ranks, "seed": [seed]}
+            made.append({"study": "train-taut", "run": "train_taut:point", "grid": grid, "fixed": fixed})
     return made
 
 
@@ -278,7 +278,7 @@ def main() -> None:
     out = args.out or (RESULTS.with_stem("train-taut-slice") if args.slice else RESULTS)
     for spec in specs(args.network, args.dataset, args.slice):
         sweep(spec, out, workers=args.workers, ray=args.ray, progress=lambda done, total: print(f"{done} of {total}", flush=True))
-        print(spec["grid"]["way"][0], "is done", flush=True)
+        print(spec["grid"], "is done", flush=True)
 
 
 if __name__ == "__main__":
