@@ -256,7 +256,8 @@ def specs(network: str, dataset: str, short: bool) -> list[dict[str, Any]]:
     made = []
     for seed in SLICE["seed"] if short else (0, 1, 2):
         for way in SLICE["way"] if short else WAYS:
-            ranks = [i for i in range(len(WAYS[way].strengths)) if not short or len(WAYS[way].strengths) == 1 or i in SLICE["rank"]]
+            every = range(len(WAYS[way].strengths))
+            ranks = [i for i in every if not short or len(every) == 1 or i in SLICE["rank"]]
             grid = {"way": [way], "rank": ranks, "seed": [seed]}
             made.append({"study": "train-taut", "run": "train_taut:point", "grid": grid, "fixed": fixed})
     return made

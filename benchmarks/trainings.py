@@ -40,8 +40,8 @@ class Training:
 
     ``regularizer``: for all layers but the last, whose units are the classes; ``per``: how its strength is shared out.
     ``parametrization``, with what one unit of its penalty adds to the loss (``price``), in training examples if ``examples``.
-    ``around``: a peer's optimizer around the one that trains. ``early``: the last part of the epochs, in which the small network of
-    a level is trained on, without the penalty.
+    ``around``: a peer's optimizer around the one that trains. ``early``: the last part of the epochs, in which the small network
+    of a level is trained on, without the penalty.
     """
 
     regularizer: Regularizer | None = None
@@ -92,7 +92,7 @@ def _torchao(strength: float) -> Training:
 
 
 PER_WEIGHT = _decades(1e-5, 3e-4)
-"""Of penalties, in units of the loss per weight: 235,000 weights make 2.4 to 70 at the start. Chosen by six epochs of one seed: the
+"""Of penalties, in units of the loss per weight: 235,000 weights make 2.4 to 70 at the start. Chosen by trials of six epochs: the
 weakest changes little, the strongest costs points."""
 
 WAYS = {
