@@ -30,7 +30,7 @@ def choose(records: Iterable[Record], knobs: Sequence[str], *, maximize: bool = 
 
     The best has the highest mean ``metric_val`` over the seeds (the lowest without ``maximize``; of equal ones the first); knobs
     that fewer seeds were run with are not considered. The chosen value is taken off the end of ``training``, where it says the
-    strength, so that the chosen records of one way of training are one curve. Records that have none of the knobs stay as they are.
+    strength, so that the chosen records of one way of training are one curve. Records without any of the knobs stay as they are.
 
     Raises:
         TautError: none of the records has a knob of that name.

@@ -24,7 +24,12 @@ def by_the_best_run(records, knobs):
 
 @pytest.mark.parametrize(
     ("law", "fault"),
-    [(laws.check_best, by_test), (laws.check_best, by_the_best_run), (laws.check_blind, by_test), (laws.check_complete, by_the_best_run)],
+    [
+        (laws.check_best, by_test),
+        (laws.check_best, by_the_best_run),
+        (laws.check_blind, by_test),
+        (laws.check_complete, by_the_best_run),
+    ],
 )
 def test_planted(law, fault):
     with pytest.raises(AssertionError):

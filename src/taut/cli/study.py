@@ -42,8 +42,8 @@ def report(
     title: Annotated[str | None, typer.Option(help="Its title.")] = None,
     cost: Annotated[str, typer.Option(help="A picture's x axis: bytes, params, macs or latency_ms.")] = "bytes",
     score: Annotated[str, typer.Option(help="A picture's y axis: metric_val, loss_val or metric_test.")] = "metric_val",
-    choose: Annotated[list[str] | None, typer.Option(help="A setting that was tried: the best on validation data is drawn.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: records with it alone; twice for either of two values.")] = None,
+    choose: Annotated[list[str] | None, typer.Option(help="A setting that was tried: only its best on validation data.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: those records alone; several are alternatives.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw records as one self-contained HTML page, or as a picture."""

@@ -50,7 +50,8 @@ def static_plot(
         raise TautError(f"cannot draw {y!r} against {x!r}; x is one of {', '.join(COSTS)}, y one of {', '.join(SCORES)}")
     if out.suffix.lower() not in SUFFIXES:
         raise TautError(f"cannot draw {out.name}: the file type must be one of {', '.join(sorted(SUFFIXES))}")
-    groups = [group for group in read_groups(curve, choose, only) if any(x in dot.values and y in dot.values for dot in group.dots)]
+    read = read_groups(curve, choose, only)
+    groups = [group for group in read if any(x in dot.values and y in dot.values for dot in group.dots)]
     if not groups:
         raise TautError(f"no record holds both {x!r} and {y!r}")
     try:
