@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taut.numeric.symmetric import eigh
 
-TOLERANCE = 0.02  # of what the step changes: an old basis that errs by more is replaced
+TOLERANCE = 0.05  # of what the step changes: an old basis that errs by more is replaced
 SAMPLE = 16  # rows of the error that are computed to estimate it
 THIN = 0.25  # of the short side: at lower ranks only the leading subspace is followed
 GUARD = 8  # directions that are followed beyond the rank, at least

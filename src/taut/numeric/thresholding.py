@@ -29,7 +29,7 @@ def threshold_singular_values(
     ============  =========================================================  ==================================================
     ``svd``       full decomposition in fp64                                 rounding of the result
     ``gram``      eigenvectors of the short side's Gram matrix in fp64       rounding of the result (fp64: 1e-8 of the largest)
-    ``subspace``  the basis of the last call, kept in ``memory``             at most about 2 % of what the call changes
+    ``subspace``  the basis of the last call, kept in ``memory``             at most about 5 % of what the call changes
     ``polar``     Newton-Schulz iterations: matrix products only             0.1 % of the threshold, and rounding of the largest
     ``auto``      one of these, :func:`choose`
     ============  =========================================================  ==================================================

@@ -27,7 +27,7 @@ class Nuclear(Regularizer):
         view: how a convolution is seen as a matrix: ``matrix`` (outputs by inputs and kernel) or ``matrix2`` (outputs and
             kernel rows by inputs and kernel columns).
         method: how the singular values are shrunk: ``svd`` and ``gram`` (exact), ``subspace`` (keeps a basis between the calls of
-            one :class:`~taut.train.ProxOptimizer`, and errs by at most about 2 % of what a step changes), ``polar`` (matrix
+            one :class:`~taut.train.ProxOptimizer`, and errs by at most about 5 % of what a step changes), ``polar`` (matrix
             products only), or ``auto``, by shape and device: :func:`~taut.numeric.thresholding.threshold_singular_values`.
 
     Example:
