@@ -277,9 +277,16 @@ def main() -> None:
     if args.data_dir is not None:
         os.environ[DATA] = str(args.data_dir)
     out = args.out or (RESULTS.with_stem("train-taut-slice") if args.slice else RESULTS)
+    failed = []
     for spec in specs(args.network, args.dataset, args.slice):
-        sweep(spec, out, workers=args.workers, ray=args.ray, progress=lambda done, total: print(f"{done} of {total}", flush=True))
-        print(spec["grid"], "is done", flush=True)
+        try:
+            sweep(spec, out, workers=args.workers, ray=args.ray, progress=lambda done, total: print(f"{done} of {total}", flush=True))
+            print(spec["grid"], "is done", flush=True)
+        except TautError as error:
+            failed.append(error)  # the other ways are run all the same
+            print(error, flush=True)
+    if failed:
+        raise SystemExit(f"{len(failed)} sweeps had points that failed; the same command runs those again")
 
 
 if __name__ == "__main__":
