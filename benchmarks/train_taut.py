@@ -280,7 +280,7 @@ def main() -> None:
     failed = []
     for spec in specs(args.network, args.dataset, args.slice):
         try:
-            sweep(spec, out, workers=args.workers, ray=args.ray, progress=lambda done, total: print(f"{done} of {total}", flush=True))
+            sweep(spec, out, workers=args.workers, ray=args.ray, progress=lambda *how_far: print(*how_far, flush=True))
             print(spec["grid"], "is done", flush=True)
         except TautError as error:
             failed.append(error)  # the other ways are run all the same
