@@ -1,17 +1,23 @@
 """Entropy-penalised training inside the search."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from laws.budget_laws import blobs, check_aim, trained
+from laws.budget_laws import check_aim, network
+from laws.compress_laws import blobs
 from torch import nn
 
-from taut.budget import Budget, Recovery, compress
+from taut.budget import Budget, Recovery, compress, squeeze
 from taut.budget.rate import RateControl
+from taut.budget.search import Progress
 from taut.budget.squeeze import setting
+from taut.budget.trial import Trial
 from taut.compressors import Chain, Codebook, Prune
 from taut.compressors.coded import free_parameters
 from taut.errors import TautError
 from taut.layers import find_layers
+from taut.measure import Evaluation
 from taut.parametrizations import Entropy
 
 FAST = Recovery(epochs=6, lr=0.05, first=0.2)
@@ -44,7 +50,7 @@ def test_a_grid_is_stored_exactly(weight):
 def test_training_towards_a_size_needs_data_and_bytes(settings, fix):
     train, val = blobs(0), blobs(0)[:2]
     with pytest.raises(TautError, match=fix):
-        compress(trained(0, train), **{"train": train, "val": val, "methods": [Entropy()], **settings})
+        compress(network(0, train), **{"train": train, "val": val, "methods": [Entropy()], **settings})
 
 
 class Tied(nn.Module):
@@ -73,10 +79,65 @@ def test_a_shared_weight_is_left_to_the_search_by_layers():
 
 def test_frozen_weights_stay_frozen():
     train, val = blobs(0), blobs(0)[:2]
-    net = trained(0, train)
+    net = network(0, train)
     net[0].weight.requires_grad_(False)
     result = compress(net, train, val, Budget(loss_increase=0.5), methods=[Entropy()], recover=FAST, max_steps=3)
     assert len(result.curve) > 1
     for name, layer in find_layers(result.model).items():
         trained_on = free_parameters(layer.module, layer.parameter)
         assert trained_on and all(p.requires_grad == (name != "0") for p in trained_on), name
+
+
+def evaluation(metric, loss):
+    return Evaluation(loss, metric, 4, torch.full((4,), loss))
+
+
+def trial(metric, loss, cost):
+    return Trial(nn.Identity(), nn.Identity(), {}, evaluation(metric, loss), cost)
+
+
+@pytest.mark.parametrize(
+    ("budget", "ends", "best"),
+    [
+        (Budget(metric_drop=0.0), [(0.95, 0.2, 100), (0.94, 0.1, 50), (0.96, 0.3, 90)], 2),  # the smallest of those within
+        (Budget(metric_drop=0.0), [(0.93, 0.1, 50), (0.94, 0.3, 60), (0.94, 0.2, 70)], 2),  # else the nearest, by metric and loss
+        (Budget(metric_drop=0.0, maximize=False), [(0.97, 0.1, 50), (0.96, 0.3, 60)], 1),
+        (Budget(loss_increase=0.0), [(0.99, 0.3, 50), (0.90, 0.25, 60)], 1),
+    ],
+)
+def test_of_a_trainings_ends_the_best_within_the_budget_stands(budget, ends, best):
+    setup = SimpleNamespace(budget=budget, baseline=evaluation(0.95, 0.2))
+    trials = [trial(*end) for end in ends]
+    assert max(trials, key=lambda t: squeeze._rank(setup, t)) is trials[best]
+
+
+def test_the_last_epochs_are_looked_at_and_looking_changes_nothing(monkeypatch):
+    train, val = blobs(0), blobs(0)[:2]
+    found = []
+    for looks in (0, squeeze.LOOKS):
+        monkeypatch.setattr(squeeze, "LOOK", 0.6 if looks else 2.0)
+        seen = []
+        measured = squeeze._measured
+
+        def counted(setup, training, seen=seen, measured=measured):
+            seen.append(measured(setup, training))
+            return seen[-1]
+
+        monkeypatch.setattr(squeeze, "_measured", counted)
+        how = Recovery(epochs=10, lr=0.05, first=0.2)
+        compress(network(0, train), train, val, Budget(metric_drop=0.0), methods=[Entropy()], recover=how, max_steps=1)
+        monkeypatch.setattr(squeeze, "_measured", measured)
+        found.append(seen)
+    assert [len(seen) for seen in found] == [1, 5]  # the end; epochs 6 to 10 of 10
+    last = [seen[-1] for seen in found]
+    assert last[0].cost == last[1].cost and last[0].evaluation.loss == last[1].evaluation.loss
+
+
+def test_after_failures_the_sizes_grow_faster_and_faster():
+    setup = SimpleNamespace(recovery=FAST)
+    kept, sizes, failed = trial(1, 0, 1000), [], 100.0
+    for misses in (1, 2, 3, 4):
+        progress = Progress(kept, too_small=failed, misses=misses, start=nn.Identity())
+        sizes.append(squeeze._target(setup, progress, 1000.0) / failed)
+    assert sizes == pytest.approx([1.1, 1.1**2, 1.1**3, 1.1**4])
+    assert squeeze._target(setup, Progress(kept, too_small=failed, misses=2), 1000.0) == pytest.approx(225.0)
