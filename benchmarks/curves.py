@@ -41,10 +41,14 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def last_search(study: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records to draw; of searches that were recorded again and again, the last."""
+    """The records to draw; of searches that were recorded again and again, each network's last."""
     records = matching(read_records(HERE / "results" / f"{study}.jsonl"), settings.get("only", {}))
-    starts = [i for i, record in enumerate(records) if record.get("step") == 0]
-    return records[starts[-1] :] if study == "demo" and starts else records
+    last: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        if record.get("step") == 0:
+            last.pop(record["network"], None)
+        last.setdefault(record["network"], []).append(record)
+    return [record for found in last.values() for record in found]
 
 
 def main() -> None:

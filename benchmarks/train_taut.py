@@ -10,6 +10,8 @@ data. One record a level and network, appended to ``benchmarks/results/train-tau
 
 How a level is met (which sensitivity shares out the ranks, which importance ranks the weights) is chosen on validation data
 for each network. The strength of a way at a level is chosen when the curves are drawn, on validation data too.
+
+The outside peer's way needs ``pip install torchao --no-deps``; without it that way alone fails.
 """
 
 import argparse

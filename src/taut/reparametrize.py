@@ -82,7 +82,7 @@ def wrap(model: nn.Module, plan: Mapping[str, Parametrization | None]) -> Wrappe
 def refuses(layer: Layer) -> str | None:
     """Why the weight of a layer cannot be trained through a parametrization, in words for the user; ``None`` when it can."""
     if parametrize.is_parametrized(layer.module, layer.parameter):
-        return "the weight is coded or parametrized already"
+        return "the weight is coded or parametrized already; taut.bake gives the plain network"
     if layer.tied:
         return f"the weight is shared with {', '.join(layer.tied)}"
     return "Hugging Face's Conv1D keeps its weight input first" if layer.kind == "hf_conv1d" else None

@@ -180,7 +180,7 @@ def test_where_single_precision_fails_double_is_used(monkeypatch, how):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_eigenvectors_where_most_rows_are_zero(seed):
-    """Single precision fails on about half of these as they are."""
+    """Single precision fails on many of these as they are."""
     draw = torch.Generator().manual_seed(seed)
     live, rank = (int(torch.randint(low, high, (1,), generator=draw)) for low, high in ((0, 190), (1, 60)))
     w = torch.zeros(300, 400)

@@ -13,8 +13,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
     Rows of zeros are split off first: their unit vectors are eigenvectors of the value 0. The Gram matrix of a weight of which
     group sparsity left a few rows has many. On such matrices ``torch.linalg.eigh`` with MKL 2024.2 gives an error or, silently,
-    NaN: in single precision in half of the cases, in double in a few of a thousand. Where the rest still fails in single
-    precision, double is used.
+    NaN: often in single precision, now and then in double. Where the rest still fails in single precision, double is used.
 
     Raises:
         TautError: no decomposition is found.
