@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -56,11 +57,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Way:
-    """A rival: its families (``low-rank``, ``pruning``, ``neurons``, ``hashed``), its strengths, and the training at one."""
+    """A rival: the families of compression that it is paired with, its strengths, and the training at one.
+
+    ``name``: what the records call the training, where another way trains in the same manner for other families.
+    """
 
     families: tuple[str, ...]
     strengths: tuple[float, ...]
     at: Callable[[float], Training]
+    name: str | None = None
 
 
 def _penalty(kind: Callable[..., Regularizer], decay: float = 0.0, **more: Any) -> Callable[[float], Training]:
@@ -95,17 +100,22 @@ PER_WEIGHT = _decades(1e-5, 3e-4)
 """Of penalties, in units of the loss per weight: 235,000 weights make 2.4 to 70 at the start. Chosen by trials of six epochs: the
 weakest changes little, the strongest costs points."""
 
+
+def _both(strength: float, early: float = 0.0) -> Training:
+    return Training(NuclearSparseGroup(nuclear=strength, sparse_group=strength / 3), early=early)
+
+
+_EARLY = "nuclear + sparse group, factored early"
+_L2 = _decades(1e-4, 1e-2)
 WAYS = {
-    "nuclear + sparse group": Way(
-        ("low-rank",), PER_WEIGHT, lambda s: Training(NuclearSparseGroup(nuclear=s, sparse_group=s / 3))
-    ),
-    "nuclear + sparse group, factored early": Way(
-        ("low-rank",),
-        PER_WEIGHT,
-        lambda s: Training(NuclearSparseGroup(nuclear=s, sparse_group=s / 3), early=0.5),
-    ),
+    "nuclear + sparse group": Way(("low-rank",), PER_WEIGHT, _both),
+    _EARLY: Way(("low-rank",), PER_WEIGHT, partial(_both, early=0.5)),
     "plain": Way(("low-rank", "pruning", "neurons", "random"), (0.0,), lambda _: Training()),
-    "l2": Way(("low-rank", "pruning", "neurons"), _decades(1e-4, 1e-2), lambda s: Training(decay=s)),
+    "l2": Way(("low-rank", "pruning", "neurons"), _L2, lambda s: Training(decay=s)),
+    "plain, narrow": Way(("narrow low-rank",), (0.0,), lambda _: Training(), name="plain"),
+    "l2, narrow": Way(("narrow low-rank",), _L2, lambda s: Training(decay=s), name="l2"),
+    "both, narrow": Way(("narrow low-rank",), PER_WEIGHT, _both, name="nuclear + sparse group"),
+    "both, narrow, early": Way(("narrow low-rank",), PER_WEIGHT, partial(_both, early=0.5), name=_EARLY),
     "l1": Way(("low-rank", "pruning"), PER_WEIGHT, _penalty(L1)),
     "nuclear": Way(("low-rank",), PER_WEIGHT, _penalty(Nuclear)),
     "nuclear + l2": Way(("low-rank",), PER_WEIGHT, _penalty(Nuclear, decay=DECAY)),

@@ -297,7 +297,7 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Code | Tensor, 
         code = module.code()
         yield f"{prefix}weight", TransposedCode(code) if module.transposed else code, id(module)
         if module.bias is not None:
-            yield from _own(module[-1], prefix, skip="weight")
+            yield from _own(module.last, prefix, skip="weight")
         return
     yield from _own(module, prefix)
     for name, child in module.named_children():

@@ -200,8 +200,8 @@ def ledger(model: nn.Module, example_input: Any = None, sizes: dict[str, int] | 
 
 
 def _is_factored(plain: nn.Module, path: str, key: str) -> bool:
-    parent, _, child = key.rpartition(".")
-    return parent == path and child.isdigit() and isinstance(plain.get_submodule(path), Factored)
+    """Whether ``key`` is one of the layers, at any depth, that the layer ``path`` is made of."""
+    return key.startswith(f"{path}." if path else "") and isinstance(plain.get_submodule(path), Factored)
 
 
 def _held(plain: nn.Module, name: str, parameters: set[int]) -> list[Tensor]:
@@ -209,7 +209,7 @@ def _held(plain: nn.Module, name: str, parameters: set[int]) -> list[Tensor]:
     path, _, key = name.rpartition(".")
     module = plain.get_submodule(path)
     if isinstance(module, Factored) and key == "weight":
-        return [layer.weight for layer in module]
+        return [m.weight for m in module.modules() if not isinstance(m, Factored)]
     tensor = getattr(module, key)
     return [tensor] if id(tensor) in parameters else []
 

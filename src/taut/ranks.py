@@ -13,6 +13,7 @@ from taut.compressors.coded import Factored
 from taut.compressors.low_rank import LowRank
 from taut.compressors.tucker import Tucker
 from taut.errors import BudgetError, TautError
+from taut.fewer_inputs import narrow_choices
 from taut.fronts import Option, allocate, convex_front
 from taut.layers import Layer, find_layers, replaceable, select
 from taut.measure import ledger
@@ -76,7 +77,8 @@ def ranks_by_budget(
     The budget is that of the whole network as :class:`~taut.cost.Ledger` counts it, layers that stay dense included. The sum of
     the layers' losses is minimised by exchange on their convex fronts, the optimum of the Lagrangian (Shoham and Gersho 1988),
     and what the last exchange saved too much is spent again. MACs need an ``example_input``; those of a scheme 2 convolution
-    with a stride are counted at its outputs, a little low. A budget that rank 1 everywhere exceeds is a
+    with a stride are counted at its outputs, a little low. With ``Sensitivity("activation", data,
+    inputs=True)`` linear layers may also read fewer inputs: high ratios need it. A budget that rank 1 everywhere exceeds is a
     :class:`~taut.errors.BudgetError` that says what the least is.
 
     Example:
@@ -99,6 +101,9 @@ def ranks_by_budget(
         rungs = zip(ranks[n], losses[n], strict=True)
         methods = [Option(sensitivity.method(r, scheme), uses[n] * r * (m + k), loss) for r, loss in rungs]
         choices[n] = [Option(None, uses[n] * m * k, 0.0), *methods]
+    if sensitivity.inputs:
+        for n, more in narrow_choices(model, found, sensitivity.batches()).items():
+            choices[n] += [Option(method, uses[n] * count, loss) for method, count, loss in more]
     dense = sum(options[0].cost for options in choices.values())
     room = budget - (float(ledger(model, example_input).totals()[unit]) - dense)
     chosen = _share(choices, room, budget)

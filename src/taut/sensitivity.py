@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,14 @@ class Sensitivity:
     ``by``: ``"energy"``, the share of the layer's energy that is cut (no data); ``"activation"``, the share of the energy of its
     outputs (the ranks are then meant for ``LowRank(by="activation")``, which the plan says); ``"fisher"``, half the squared
     error weighted by the diagonal of the Fisher information, an estimate of the loss; ``"loss"``, the loss measured with this
-    layer alone at each of about two ranks for each factor 2 (a pass over the data for each).
+    layer alone at each of about two ranks for each factor 2 (a pass over the data for each). ``inputs``: whether linear layers
+    may also read fewer inputs (:class:`taut.compressors.Columns`), which is judged by activation.
     """
 
     by: str = "fisher"
     data: Iterable | None = None
     objective: Objective | None = None
+    inputs: bool = False
 
     def __post_init__(self) -> None:
         if self.by not in SENSITIVITIES:
@@ -66,20 +68,28 @@ class Sensitivity:
             raise TautError(
                 f"Sensitivity(by={self.by!r}) is measured on data: give data=, an iterable of batches, or by='energy'"
             )
+        if isinstance(self.data, Iterator):  # gone through more than once
+            object.__setattr__(self, "data", list(self.data))
+        if self.inputs and self.by != "activation":
+            raise TautError(f"Sensitivity(by={self.by!r}, inputs=True): which inputs can go is judged by='activation'")
 
     def method(self, rank: int, scheme: int) -> LowRank:
         """Low rank as it is meant to be applied."""
         return LowRank(rank, scheme, "activation" if self.by == "activation" else "weight")
 
+    def batches(self) -> Iterable:
+        """The data to measure on."""
+        return () if self.data is None else batches_of(self.data, "calibration")
+
     def losses(self, model: nn.Module, layers: dict[str, Layer], ranks: Ranks, scheme: int) -> Losses:
         """What each layer loses at each of its ranks."""
-        data = None if self.data is None else batches_of(self.data, "calibration")
+        data = self.batches()
         if self.by == "loss":
             return _measured(model, layers, ranks, scheme, data, self.objective)
         if self.by == "fisher":
-            fisher = fisher_diagonal(model, data or (), layers)
+            fisher = fisher_diagonal(model, data, layers)
             return {n: _weighted_errors(layer, fisher[n], ranks[n], scheme) for n, layer in layers.items()}
-        moments = input_moments(model, data or (), layers) if self.by == "activation" else {}
+        moments = input_moments(model, data, layers) if self.by == "activation" else {}
         if lost := [n for n in layers if self.by == "activation" and n not in moments]:
             raise TautError(
                 f"{', '.join(lost)}: no inputs were seen on the data; leave them out with layers=, or use by='fisher'"

@@ -215,6 +215,12 @@ def check_bad_weights(method: Compressor, case: Case) -> None:
         assert "weight" in str(caught.value)
 
 
+def _parts(layers: nn.Sequential) -> Iterator[nn.Module]:
+    """The layers that a layer is made of, at any depth."""
+    for layer in layers:
+        yield from _parts(layer) if isinstance(layer, nn.Sequential) else [layer]
+
+
 def check_layer(method: Compressor, make: Callable[[], nn.Module], x: Tensor) -> None:
     """The layer with the code in its place computes the dense product, whatever modules it is made of, and costs what it says."""
     model = nn.Sequential(make()).double()
@@ -233,7 +239,7 @@ def check_layer(method: Compressor, make: Callable[[], nn.Module], x: Tensor) ->
     with torch.no_grad():
         assert torch.allclose(model(x), reference(x), rtol=1e-9, atol=1e-9)
     if isinstance(model[0], nn.Sequential):
-        assert sum(part.weight.numel() for part in model[0]) == code.cost().parameters
+        assert sum(part.weight.numel() for part in _parts(model[0])) == code.cost().parameters
 
 
 # -- what is known of each method: its size along the ladder, and its rivals ------------------------------------------------

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from taut.compressors import Chain, Code, Codebook, Compressor, LowRank, Prune, Quantize, Stats
 from taut.compressors.base import check_weight, dense
+from taut.compressors.columns import Columns
 from taut.compressors.low_rank import matrix_shape
 from taut.compressors.tucker import Tucker
 
@@ -64,6 +65,10 @@ METHODS: list[Compressor] = [
     LowRank(rank=2, by="activation"),
     Tucker(rank_in=1, rank_out=1),
     Tucker(rank_in=3, rank_out=2),
+    Columns(inputs=0.4),
+    Columns(inputs=0.6, by="activation"),
+    Chain(Columns(inputs=0.5), LowRank(rank=2)),
+    Chain(Columns(inputs=0.6, by="activation"), LowRank(rank=1, by="activation")),
     Prune(density=0.3),
     Prune(density=1.0),
     Prune(density=0.4, by="fisher"),
@@ -104,8 +109,13 @@ CASES = [
 
 
 def fits(method: Compressor, case: Case) -> bool:
+    if isinstance(method, Chain) and isinstance(method.first, Columns) and isinstance(method.second, LowRank):
+        narrow = replace_last(case, method.first.inputs)
+        return fits(method.first, case) and fits(method.second, narrow)
     if isinstance(method, Chain):
         return fits(method.first, case)
+    if isinstance(method, Columns):
+        return len(case.shape) == 2
     if isinstance(method, Tucker):
         return len(case.shape) > 2 and method.rank_out <= case.shape[0] and method.rank_in <= case.shape[1]
     if isinstance(method, UserRows):
@@ -114,6 +124,11 @@ def fits(method: Compressor, case: Case) -> bool:
         return case.scale <= 1
     scheme = method.scheme if isinstance(method, LowRank) and len(case.shape) == 4 else 1
     return not isinstance(method, LowRank) or (len(case.shape) > 1 and method.rank <= min(matrix_shape(case.shape, scheme)))
+
+
+def replace_last(case: Case, share: float) -> Case:
+    """The case with this share of its columns."""
+    return dataclasses.replace(case, shape=(*case.shape[:-1], max(1, round(share * case.shape[-1]))))
 
 
 def settings(method: Compressor, case: Case) -> list[Compressor]:
@@ -160,6 +175,9 @@ LADDERS = [
     LowRank(scheme=2),
     LowRank(by="activation"),
     Tucker(),
+    Columns(),
+    Columns(by="activation"),
+    Chain(Columns(), LowRank(rank=1)),
     Prune(),
     Prune(by="fisher"),
     Prune(by="random", seed=1),
@@ -178,7 +196,8 @@ LADDERS += law.discovered(LADDERS)
 @pytest.mark.parametrize("method", LADDERS, ids=str)
 def test_ladder(method):
     cases = [case for case in (*CASES, Case((60, 100)), Case((16, 8, 5, 3))) if law.rungs(method, case.shape)]
-    needed = {4} if isinstance(method, Tucker) else {2, 4}
+    first = method.first if isinstance(method, Chain) else method
+    needed = {Tucker: {4}, Columns: {2}}.get(type(first), {2, 4})
     assert {len(case.shape) for case in cases} >= needed, "a ladder that takes no matrices is held to no law"
     for case in cases:
         law.check_ladder(method, case)

@@ -156,13 +156,16 @@ def free_parameters(module: nn.Module, parameter: str) -> list[nn.Parameter]:
 class Factored(nn.Sequential):
     """A layer made of smaller layers in a row, and the code whose parts their weights are.
 
-    ``template`` tells how to get the code back: its parts, in order, are the weights of the layers, in order.
+    ``template`` tells how to get the code back: its parts, in order, are the weights of the layers, in order. A layer may
+    itself be made of smaller ones.
     """
 
     def __init__(self, *layers: nn.Module, template: Code, transposed: bool = False) -> None:
         super().__init__(*layers)
         names = list(template.parts())
         for layer, name in zip(layers, names, strict=True):
+            if isinstance(layer, Factored):
+                continue  # made of its part already
             part = template.parts()[name]
             attach(layer, "weight", part if isinstance(part, Code) else DenseCode(part))
         self.template = dataclasses.replace(template, **{name: torch.empty(0) for name in names})
@@ -172,7 +175,7 @@ class Factored(nn.Sequential):
         """The code with the layers' present weights."""
         parts = {}
         for layer, name in zip(self, self.template.parts(), strict=True):
-            coded = attached(layer, "weight")
+            coded = layer.code() if isinstance(layer, Factored) else attached(layer, "weight")
             parts[name] = layer.weight.detach() if coded is None else coded
         return dataclasses.replace(self.template, **parts)
 
@@ -184,8 +187,13 @@ class Factored(nn.Sequential):
         return product.t() if self.transposed else product
 
     @property
+    def last(self) -> nn.Module:
+        """The layer that holds the bias."""
+        return self[-1].last if isinstance(self[-1], Factored) else self[-1]
+
+    @property
     def bias(self) -> Tensor | None:
-        return self[-1].bias
+        return self.last.bias
 
 
 def bare_linear(layer: Layer, inputs: int, outputs: int, bias: Tensor | None) -> nn.Linear:

@@ -1,0 +1,53 @@
+"""One training of study ``train-taut``, and the fine-tuning of what compression left."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+from families import Trained
+from plans import Plan
+from torch import Tensor, nn
+from trainings import EVERY, Training
+
+from taut.bench.data import Batches, Splits
+from taut.bench.recipes import train
+from taut.layers import find_layers
+from taut.reparametrize import Wrapped, wrap
+
+BATCH = 128
+
+
+def fit(plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int) -> Trained:
+    """One way of training. The last layer has no penalty: its rows are the classes."""
+    names = list(find_layers(model))
+    training, penalty = None, None
+    if how.parametrization is not None:
+        training = wrap(model, dict.fromkeys(names, how.parametrization))
+        price = how.price / (len(splits.train) if how.examples else 1)
+        penalty = _rising(training, price)
+    regularizers = None if how.regularizer is None else {names[-1]: None, "*": how.regularizer}
+    steps = -(-len(splits.train) // BATCH) * epochs
+    train(
+        model, splits, batch_size=BATCH, augment=plan.augment, optimizer="sgd", schedule="cosine", epochs=epochs, lr=plan.lr,
+        weight_decay=max(how.decay, plan.decay), regularizers=regularizers, every=EVERY, per=how.per, seed=seed,
+        warmup=steps // 10 if regularizers else 0, penalty=penalty,
+        around=None if how.around is None else partial(how.around, model),
+    )  # fmt: skip
+    calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]
+    return Trained(model, training, splits, calibration, plan.unit)
+
+
+def _rising(training: Wrapped, price: float) -> Callable[[float], Tensor]:
+    """The penalty of a parametrized network, up over a third: from a random start all of it would take all weights away."""
+    return lambda done: min(1.0, 3 * done) * price * training.penalty()
+
+
+def tune(plan: Plan, model: nn.Module, splits: Splits, epochs: int, seed: int) -> nn.Module:
+    """What the codes leave free, trained a little more; the same for every method.
+
+    With Adam: factors are of all scales, which one learning rate for SGD does not suit.
+    """
+    return train(
+        copy.deepcopy(model), splits, batch_size=BATCH, augment=plan.augment, optimizer="adam", schedule="onecycle", lr=2e-3,
+        epochs=epochs, seed=seed + 1000,
+    )  # fmt: skip
