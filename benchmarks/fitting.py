@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from trainings import EVERY, Training
 
 from taut.bench.data import Batches, Splits
-from taut.bench.recipes import train
+from taut.bench.recipes import Progress, train
 from taut.layers import find_layers
 from taut.reparametrize import Wrapped, wrap
 
 BATCH = 128
 
 
-def fit(plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int) -> Trained:
+def fit(
+    plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int, progress: Progress | None = None
+) -> Trained:  # fmt: skip
     """One way of training. The last layer has no penalty: its rows are the classes."""
     names = list(find_layers(model))
     training, penalty = None, None
@@ -30,7 +32,7 @@ def fit(plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int
     train(
         model, splits, batch_size=BATCH, augment=plan.augment, optimizer="sgd", schedule="cosine", epochs=epochs, lr=plan.lr,
         weight_decay=max(how.decay, plan.decay), regularizers=regularizers, every=EVERY, per=how.per, seed=seed,
-        warmup=steps // 10 if regularizers else 0, penalty=penalty,
+        warmup=steps // 10 if regularizers else 0, penalty=penalty, progress=progress,
         around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
     calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]
@@ -42,12 +44,14 @@ def _rising(training: Wrapped, price: float) -> Callable[[float], Tensor]:
     return lambda done: min(1.0, 3 * done) * price * training.penalty()
 
 
-def tune(plan: Plan, model: nn.Module, splits: Splits, epochs: int, seed: int) -> nn.Module:
+def tune(
+    plan: Plan, model: nn.Module, splits: Splits, epochs: int, seed: int, progress: Progress | None = None
+) -> nn.Module:  # fmt: skip
     """What the codes leave free, trained a little more; the same for every method.
 
     With Adam: factors are of all scales, which one learning rate for SGD does not suit.
     """
     return train(
         copy.deepcopy(model), splits, batch_size=BATCH, augment=plan.augment, optimizer="adam", schedule="onecycle", lr=2e-3,
-        epochs=epochs, seed=seed + 1000,
+        epochs=epochs, seed=seed + 1000, progress=progress,
     )  # fmt: skip
