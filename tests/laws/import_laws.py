@@ -13,8 +13,8 @@ LEVELS = (
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
     ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.reparametrize", "taut.shrink*")
-    + ("taut.curve", "taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.ranks", "taut.factor")
-    + ("taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
+    + ("taut.curve", "taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.fewer_inputs", "taut.ranks")
+    + ("taut.factor", "taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
     ("taut.cli*", "taut.__main__"),

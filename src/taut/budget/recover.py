@@ -51,14 +51,15 @@ class Recovery:
 
 def recover(
     model: nn.Module, teacher: nn.Module, train: Iterable, objective: Objective, how: Recovery, *, seed: int, deadline: float,
-    penalty: Penalty | None = None, watch: Watch | None = None,
+    penalty: Penalty | None = None, watch: Watch | None = None, project: Callable[[], None] | None = None,
 ) -> None:  # fmt: skip
     """Train the free parameters of ``model`` for one round with Adam: warm-up, then cosine to zero (or steady).
 
     ``train`` is gone through ``how.epochs`` times. Deterministic for a given ``seed``: loaders that shuffle with torch's
     generator are seeded with it, those that count epochs are told through ``set_epoch``. ``penalty`` is added to the loss; it is
     called with the part of the round that is done, 0 to 1; so is ``watch``, after every epoch, which may look at the model but
-    leaves it as it is. Raises :class:`OutOfTime` at the deadline (``time.monotonic``).
+    leaves it as it is. ``project`` is called after every step: it puts the weights back to where they may be. Raises
+    :class:`OutOfTime` at the deadline (``time.monotonic``).
     """
     torch.manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
@@ -81,6 +82,8 @@ def recover(
             optimizer.zero_grad(set_to_none=True)
             loss = _loss(model, teacher, batch, objective, how)
             _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
+            if project is not None:
+                project()
         if watch is not None:
             watch((epoch + 1) / how.epochs)
     model.eval()
