@@ -22,8 +22,8 @@ LENET = {"network": ["lenet-300-100"], "dataset": ["mnist"]}
 
 
 def _family(name: str, **more: Any) -> tuple[str, dict[str, Any]]:
-    """A family of study ``train-taut``: test metric against parameters, one curve a way of training."""
-    settings = {"x": "params", "y": "metric_test", "choose": ["strength"], "only": {**LENET, "method": [name]}}
+    """A family of study ``train-taut``: test error against parameters, one curve a way of training."""
+    settings = {"x": "params", "y": "metric_test", "error": True, "choose": ["strength"], "only": {**LENET, "method": [name]}}
     return "train-taut", {**settings, **more}
 
 
@@ -33,6 +33,8 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "first-path": ("first-path", {}),
     "low-rank": _family("low-rank", title="low rank, no fine-tuning"),
     "low-rank-tuned": _family("low-rank, fine-tuned", title="low rank, fine-tuned"),
+    "narrow": _family("narrow low-rank", title="low rank on fewer inputs, no fine-tuning"),
+    "narrow-tuned": _family("narrow low-rank, fine-tuned", title="low rank on fewer inputs, fine-tuned"),
     "pruning": _family("pruning", x="bytes", title="pruning, no fine-tuning"),
     "pruning-tuned": _family("pruning, fine-tuned", x="bytes", title="pruning, fine-tuned"),
     "neurons": _family("neurons", title="removed neurons, no fine-tuning"),

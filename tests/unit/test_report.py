@@ -320,6 +320,29 @@ def test_the_same_records_give_the_same_page_and_picture(tmp_path):
         assert made[0] == made[1]
 
 
+def heights(path, tmp_path, **how):
+    """Where a static plot puts its curves, as ``{name: heights}``, and whether its axis is logarithmic."""
+    from unittest.mock import patch
+
+    figures = []
+    with patch("taut.report.static._save", lambda figure, out: figures.append(figure)):
+        static_plot(path, tmp_path / "a.png", **how)
+    axes = figures[0].axes[0]
+    drawn = zip(axes.containers, axes.get_legend_handles_labels()[1][-len(axes.containers) :], strict=True)
+    return {name: list(curve[0].get_ydata()) for curve, name in drawn}, axes.get_yscale()
+
+
+def test_errors_are_one_minus_the_metric_on_a_logarithmic_axis(tmp_path):
+    rows = [record(method="a", setting={"rank": i}, bytes=10 * i, metric_val=1 - 0.01 * i) for i in (1, 2, 4)]
+    other = [{**row, "method": "b", "metric_val": 0.1} for row in rows]
+    path = write(tmp_path / "c.jsonl", rows + other)
+    found, axis = heights(path, tmp_path, error=True)
+    assert axis == "log"
+    assert sorted(found["a"]) == pytest.approx([1.0, 2.0, 4.0]) and found["b"] == pytest.approx([90.0] * 3)
+    found, axis = heights(path, tmp_path)
+    assert axis == "linear" and sorted(found["a"]) == pytest.approx([96.0, 98.0, 99.0])
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_static_plots(tmp_path, suffix):
     path = write(tmp_path / "c.jsonl", [*search(), record(network="$x_1$", method="$\\frac$")])

@@ -44,12 +44,13 @@ def report(
     score: Annotated[str, typer.Option(help="A picture's y axis: metric_val, loss_val or metric_test.")] = "metric_val",
     choose: Annotated[list[str] | None, typer.Option(help="A setting that was tried: only its best on validation data.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: those records alone; several are alternatives.")] = None,
+    error: Annotated[bool, typer.Option("--error", help="A picture of one minus the metric, on a logarithmic axis.")] = False,
     as_json: Json = False,
 ) -> None:
     """Draw records as one self-contained HTML page, or as a picture."""
     wanted = _pairs(only or [])
     if out.suffix.lower() in PICTURES:
-        static_plot(records, out, x=cost, y=score, title=title, choose=choose or (), only=wanted)
+        static_plot(records, out, x=cost, y=score, title=title, choose=choose or (), only=wanted, error=error)
     else:
         draw(records, out, title, choose=choose or (), only=wanted)
     size = out.stat().st_size
