@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from taut.compressors.base import Code, DenseCode, TransposedCode
-from taut.compressors.coded import Factored, attach, attached, free_parameters, release
+from taut.compressors.coded import Factored, attach, attached, free_parameters, is_binary, release
 from taut.errors import LayerError, TautError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -210,6 +210,11 @@ def put(model: nn.Module, layer: Layer, code: Code) -> None:
     if isinstance(module, Factored):
         raise LayerError(f"{layer.name}: is already two layers; put the code into a copy of the original model")
     layer = replace(layer, module=module)
+    if is_binary(module, layer.parameter) and not code.binary:
+        raise LayerError(
+            f"{layer.name}: its weights are binary, and {type(code).__name__} would not keep them so; use "
+            "Binary or BinaryKernels, or remove filters with taut.shrink (to leave the binary set, begin with taut.layers.bake(model))"
+        )
     new = replacement(layer, code)
     if new is not None:
         new.train(module.training)

@@ -43,6 +43,19 @@ class Wrapped:
         self.layers = {}
         return self.model
 
+    def unwrap(self) -> nn.Module:
+        """Put what is trained into the model as plain weights, where it has their shape: the real-valued copies behind binary
+        weights. The model then takes another parametrization, or loses filters (:func:`taut.shrink`), and is wrapped again;
+        returns it.
+        """
+        for name, (latent, trained) in self.latents().items():
+            layer = self.layers[name]
+            if len(trained) != 1 or trained[0].shape != layer.weight.shape:
+                raise TautError(f"{name}: {type(latent).__name__} trains no tensor like the weight; use finalize()")
+            release(layer.module, layer.parameter).data = trained[0].detach().clone()
+        self.layers = {}
+        return self.model
+
 
 def wrap(model: nn.Module, plan: Mapping[str, Parametrization | None]) -> Wrapped:
     """Train the weights named by ``plan`` through parametrizations from now on; changes ``model`` itself.

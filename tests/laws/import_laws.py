@@ -7,14 +7,14 @@ from pathlib import Path
 
 # from the bottom up; a module belongs to the first pattern that matches it
 LEVELS = (
-    ("taut.errors", "taut.registry", "taut.views", "taut.cost", "taut.records", "taut.selection", "taut.statistics")
-    + ("taut.version", "taut.numeric*"),
+    ("taut.errors", "taut.registry", "taut.binary", "taut.views", "taut.cost", "taut.records", "taut.selection")
+    + ("taut.statistics", "taut.version", "taut.numeric*"),
     ("taut.*.base", "taut.compressors.coded", "taut.regularizers.annealed"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
     ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.reparametrize", "taut.shrink*")
     + ("taut.curve", "taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.fewer_inputs", "taut.ranks")
-    + ("taut.factor", "taut.objective", "taut.latency", "taut.graph", "taut.runtime"),
+    + ("taut.factor", "taut.objective", "taut.latency", "taut.graph", "taut.runtime", "taut.xnor"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
     ("taut.cli*", "taut.__main__"),

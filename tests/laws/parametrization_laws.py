@@ -9,6 +9,7 @@ from torch import nn
 from taut.codec.files import load, save
 from taut.layers import find_layers
 from taut.parametrizations import (
+    Binary,
     Entropy,
     Gaussian,
     HashedWeights,
@@ -109,6 +110,11 @@ def agrees(method, weight, seen):
     elif isinstance(method, Entropy):
         step = 2 * method.coarse * float(size.mean())
         assert float((seen - weight).abs().max()) <= max(step / 2, float(size.max()) - method.levels * step) + 1e-12
+    elif isinstance(method, Binary):
+        rows = {"row": size.reshape(len(size), -1).mean(1), "tensor": size.mean(), "none": size.new_ones(())}[method.scale]
+        scale = seen.abs().reshape(len(seen), -1)
+        assert bool((scale == scale[:, :1]).all()) and torch.allclose(scale[:, 0], rows.expand(len(seen)), rtol=2**-8)
+        assert torch.equal(seen > 0, weight >= 0)
     else:
         raise AssertionError(f"{method}: say here what its page says of the weight after wrapping")
 

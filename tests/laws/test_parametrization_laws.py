@@ -6,6 +6,7 @@ from laws import parametrization_laws as laws
 from laws.regularizer_laws import check_registered
 
 from taut.parametrizations import (
+    Binary,
     Entropy,
     Gaussian,
     HashedWeights,
@@ -30,6 +31,9 @@ METHODS = [
     HashedWeights(),
     HashedWeights(ratio=0.5, seed=3),
     HashedWeights(ratio=1.0),
+    Binary(),
+    Binary(scale="none"),
+    Binary(scale="tensor"),
 ]
 METHODS += laws.discovered(METHODS)
 ALL = pytest.mark.parametrize("method", METHODS, ids=str)

@@ -60,6 +60,15 @@ class Code:
         """A cheaper module that computes the same product, or ``None``: the layer stays, its weight is decoded."""
         return None
 
+    @property
+    def binary(self) -> bool:
+        """Whether each row of the weight is one scale times signs: a layer with such a code takes no other."""
+        return False
+
+    def cut(self, dim: int, keep: Tensor) -> Code | None:
+        """The code of the weight with only the places ``keep`` (indices) along ``dim``; ``None`` where it has to be made anew."""
+        return None
+
     def part_stats(self, stats: Stats | None) -> dict[str, Stats | None]:
         """The statistics of each part, where they follow from the weight's; used by chains."""
         return {}
@@ -232,6 +241,10 @@ class TransposedCode(Code):
     """The code of a weight that its layer keeps input first (Hugging Face's ``Conv1D``)."""
 
     part: Tensor | Code
+
+    @property
+    def binary(self) -> bool:
+        return isinstance(self.part, Code) and self.part.binary
 
     def decompress(self) -> Tensor:
         return dense(self.part).t()

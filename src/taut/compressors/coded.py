@@ -145,6 +145,14 @@ def attached(module: nn.Module, parameter: str) -> Code | None:
     return coded.structure.with_free([t.detach() for t in free_parameters(module, parameter)])
 
 
+def is_binary(module: nn.Module, parameter: str) -> bool:
+    """Whether the parameter is binary and has to stay so: of a binary code, or in training to become one."""
+    if not parametrize.is_parametrized(module, parameter):
+        return False
+    how = module.parametrizations[parameter][0]
+    return bool(how.structure.binary if isinstance(how, Coded) else getattr(how, "binary", False))
+
+
 def free_parameters(module: nn.Module, parameter: str) -> list[nn.Parameter]:
     """The trained tensors behind a coded parameter, in the code's order."""
     chain = module.parametrizations[parameter]

@@ -1,6 +1,7 @@
 """Ways to train a weight other than directly."""
 
 from taut.parametrizations.base import Gaussian, Latent, Parametrization
+from taut.parametrizations.binary import Binary
 from taut.parametrizations.entropy import Entropy
 from taut.parametrizations.hashed_weights import HashedWeights
 from taut.parametrizations.sparse_variational_dropout import SparseVariationalDropout
@@ -8,6 +9,6 @@ from taut.parametrizations.svd_training import SvdTraining
 from taut.parametrizations.variational import DescriptionLength, Variational, description_length
 
 __all__ = [
-    "DescriptionLength", "Entropy", "Gaussian", "HashedWeights", "Latent", "Parametrization", "SparseVariationalDropout",
-    "SvdTraining", "Variational", "description_length",
+    "Binary", "DescriptionLength", "Entropy", "Gaussian", "HashedWeights", "Latent", "Parametrization",
+    "SparseVariationalDropout", "SvdTraining", "Variational", "description_length",
 ]  # fmt: skip

@@ -1,0 +1,132 @@
+"""Binarized networks, trained: weights of one bit in every forward pass, real-valued copies of them that learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from taut.binary import signs
+from taut.compressors.base import Code
+from taut.compressors.binary import BinaryCode, BinaryKernels, BinaryKernelsCode, check_scale, fitted, unfit
+from taut.errors import LayerError
+from taut.parametrizations.base import Latent, Parametrization
+
+
+@dataclass(frozen=True)
+class Binary(Parametrization):
+    r"""Signs for weights, from the first step on (Courbariaux et al. 2016, *Binarized neural networks*, arXiv 1602.02830; the
+    scales: Rastegari et al. 2016, *XNOR-Net*, arXiv 1603.05279, equations 6 and 12):
+
+    .. math:: \hat w_{oi} = \alpha_o \operatorname{sign}(w_{oi}), \qquad \alpha_o = \frac{1}{n} \sum_i |w_{oi}|, \qquad
+              \frac{\partial L}{\partial w} \leftarrow \frac{\partial L}{\partial \hat w} \text{ through the sign as it is}
+
+    with the sign of zero +1. Real-valued copies :math:`w` are trained and thrown away in the end. Gradients that would carry a
+    copy further out than :math:`\pm 1` are zero: the papers clip there after each step. A scale has 8 binary digits, so that
+    :mod:`taut.xnor` gives the outputs of the trained network bit for bit.
+
+    Put :class:`taut.binary.Sign` before the layers whose inputs are to be signs too, pad such convolutions with 1 instead of 0
+    (``nn.ConstantPad2d``), have a batch norm behind each layer, and leave the first and the last layer real, as the papers do.
+
+    With ``kernels`` only so many kernels of a convolution are used, chosen for the weight that is wrapped (a trained one); each
+    copy's kernel is then the nearest of them (Wang et al. 2021, *Sub-bit neural networks*, arXiv 2110.09195). What is stored is a
+    :class:`~taut.compressors.binary.BinaryCode`, or with ``kernels`` a :class:`~taut.compressors.binary.BinaryKernelsCode`.
+
+    The penalty is zero.
+
+    Args:
+        scale: one for each ``"row"``, one for the ``"tensor"``, or ``"none"``: weights are -1 and 1.
+        kernels: how many kernels are used; 0: as many as there are.
+
+    Example:
+        >>> weight = torch.tensor([[0.5, -1.0], [3.0, -0.5]])
+        >>> latent = Binary().latent(weight)
+        >>> latent(weight).tolist()
+        [[0.75, -0.75], [1.75, -1.75]]
+    """
+
+    scale: str = "row"
+    kernels: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scale(self, self.scale)
+        if self.kernels:
+            BinaryKernels(self.kernels)  # its errors are ours
+
+    def latent(self, weight: Tensor) -> RealCopy:
+        if self.kernels and (reason := unfit(weight.shape)):
+            raise LayerError(f"{self}: {reason}")
+        return RealCopy(self, weight)
+
+
+class RealCopy(Latent):
+    """One weight's real-valued copy; ``book (kernels, elements)``: the kernels that may be used, as signs."""
+
+    binary: ClassVar[bool] = True
+    book: Tensor | None
+
+    def __init__(self, method: Binary, weight: Tensor) -> None:
+        super().__init__()
+        self.scale, self.shape = method.scale, tuple(weight.shape)
+        self.register_buffer("book", self._book(weight, method.kernels) if method.kernels else None)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        return (weight.detach().clone(),)
+
+    def forward(self, copy: Tensor) -> Tensor:
+        b = self._signs(copy)
+        scale = fitted(copy.detach(), b, self.scale)
+        if scale.dim() and self.scale == "row":
+            mean = (copy * b).reshape(len(copy), -1).mean(1)
+        else:
+            mean = (copy * b).mean() if self.scale == "tensor" else scale
+        # the value of few digits, the gradient of the mean: the difference of numbers so near is exact
+        scale = mean + (scale - mean).detach()
+        return scale.reshape(-1, *[1] * (copy.dim() - 1)) * _Through.apply(copy, b)
+
+    def penalty(self, copy: Tensor) -> Tensor:
+        return (0 * copy).sum()
+
+    def code(self, copy: Tensor) -> Code:
+        b = self._signs(copy)
+        scales = fitted(copy, b, self.scale)
+        if self.book is None:
+            return BinaryCode(scales, b > 0)
+        used, index = torch.unique(self._index(copy), return_inverse=True)
+        kernels = (self.book[used] > 0).reshape(-1, *self.shape[2:])
+        index = index.reshape(self.shape[:2]).to(torch.uint8 if len(used) <= 256 else torch.int16)
+        return BinaryKernelsCode(scales, kernels, index)
+
+    def _book(self, weight: Tensor, count: int) -> Tensor:
+        code = BinaryKernels(count, self.scale).compress(weight)
+        assert isinstance(code, BinaryKernelsCode)
+        book = code.kernels.to(weight.dtype).reshape(len(code.kernels), -1) * 2 - 1
+        # always of one size, so that a state fits another network's
+        return torch.cat([book, book[:1].expand(count - len(book), -1)])
+
+    def _signs(self, copy: Tensor) -> Tensor:
+        copy = copy.detach()
+        return signs(copy) if self.book is None else self.book[self._index(copy)].reshape(self.shape)
+
+    def _index(self, copy: Tensor) -> Tensor:
+        """The nearest kernel of the book for each kernel of the copy."""
+        assert self.book is not None
+        return (copy.detach().reshape(prod(self.shape[:2]), -1) @ self.book.T).argmax(1)
+
+
+class _Through(torch.autograd.Function):
+    """``b`` in the place of the copy; the gradient passes to the copy, unless its step would lead further out than 1."""
+
+    @staticmethod
+    def forward(ctx: Any, copy: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(copy)
+        return b.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (copy,) = ctx.saved_tensors
+        return gradient * ~((copy.abs() >= 1) & (gradient * copy < 0)), None
