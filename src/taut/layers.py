@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from taut.compressors.base import Code, DenseCode, TransposedCode
-from taut.compressors.coded import Factored, attach, attached, free_parameters, is_binary, release
+from taut.compressors.coded import Coded, Factored, attach, attached, free_parameters, is_binary, release
 from taut.errors import LayerError, TautError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -120,7 +120,10 @@ def _weights(module: nn.Module) -> list[tuple[str, str]]:
 
 
 def _identity(module: nn.Module, parameter: str) -> int:
+    """What tied places have in common: the parameter or the parametrization; a shared table of values ties no weights."""
     if parametrize.is_parametrized(module, parameter):
+        if isinstance(module.parametrizations[parameter][0], Coded):
+            return id(module.parametrizations[parameter])
         free = free_parameters(module, parameter)
         return id(free[0] if free else module.parametrizations[parameter])
     return id(getattr(module, parameter))
@@ -212,8 +215,8 @@ def put(model: nn.Module, layer: Layer, code: Code) -> None:
     layer = replace(layer, module=module)
     if is_binary(module, layer.parameter) and not code.binary:
         raise LayerError(
-            f"{layer.name}: its weights are binary, and {type(code).__name__} would not keep them so; use "
-            "Binary or BinaryKernels, or remove filters with taut.shrink (to leave the binary set, begin with taut.layers.bake(model))"
+            f"{layer.name}: its weights are binary, and {type(code).__name__} would not keep them so; use Binary or "
+            "BinaryKernels, or remove filters with taut.shrink; to leave the binary set, begin with taut.layers.bake(model)"
         )
     new = replacement(layer, code)
     if new is not None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from taut.compressors import Chain, Code, Codebook, Compressor, LowRank, Prune, Quantize, Stats
+from taut.compressors.adaptive_precision import AdaptivePrecision
+from taut.compressors.loss_aware import LossAwareBinary
 from taut.errors import LayerError
 from taut.layers import find_layers, put
 from taut.views import view
@@ -259,6 +261,10 @@ def size(method: Compressor, code: Code) -> float:
         return code.zero + (code.centroids.numel() if isinstance(code.centroids, Tensor) else 0)
     if isinstance(method, Quantize):
         return method.bits
+    if isinstance(method, AdaptivePrecision):
+        return code.digits.numel()
+    if isinstance(method, LossAwareBinary):
+        return code.scale.numel()
     return code.cost().parameters
 
 
@@ -276,6 +282,8 @@ def rivals(method: Compressor, w: Tensor) -> Iterator[Tensor]:
         yield from _codebook_rivals(method, w)
     elif isinstance(method, Quantize):
         yield from _grid_rivals(method, w)
+    elif isinstance(method, LossAwareBinary):
+        yield from _binary_rivals(method, w)
     elif hasattr(method, "rivals"):
         yield from method.rivals(w)  # a user's method brings its own
     else:
@@ -335,6 +343,17 @@ def _codebook_rivals(method: Codebook, w: Tensor) -> Iterator[Tensor]:
         if method.keep_zero:
             means[0] = 0
         yield means[index].reshape(w.shape)
+
+
+def _binary_rivals(method: LossAwareBinary, w: Tensor) -> Iterator[Tensor]:
+    """Every choice of signs, each with the best scale, and some scales at its side; for tiny weights."""
+    d = Case(tuple(w.shape)).stats().fisher.double() if method.by == "fisher" else torch.ones_like(w)
+    rows = len(w) if method.per == "row" and w.dim() > 1 else 1
+    for signs in itertools.product((-1.0, 1.0), repeat=w.numel()):
+        b = torch.tensor(signs, dtype=torch.float64)
+        scale = (d.reshape(-1) * b * w.reshape(-1)).reshape(rows, -1).sum(1) / d.reshape(rows, -1).sum(1)
+        for factor in (1.0, 0.97, 1.03):
+            yield (factor * scale[:, None] * b.reshape(rows, -1)).reshape(w.shape)
 
 
 def _grid_rivals(method: Quantize, w: Tensor) -> Iterator[Tensor]:

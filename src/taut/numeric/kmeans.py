@@ -55,12 +55,37 @@ def kmeans_1d(
         >>> kmeans_1d([0.0, 0.1, 1.0, 1.1, 5.0], k=3, keep_zero=True)[0].tolist()
         [0.0, 1.05, 5.0]
     """
-    v, w = _checked(values, k, weights)
-    # a power of two, so that scaling changes no bit of the values
-    scale = 2.0 ** np.clip(np.frexp(np.abs(v).max())[1], -1000, 1000)
+    v, w = check_values(values, k, weights)
+    scale = power_of_two(v)
     distinct, mass = _distinct(v / scale, w)
     centers = _centers(distinct, mass, k, keep_zero) * scale
     return centers, nearest(centers, v)
+
+
+def lloyd_1d(values: ArrayLike, k: int, keep_zero: bool = False) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Lloyd's iteration from ``k`` centers evenly spaced between the smallest and the largest value: a local optimum.
+
+    Far from the optimum in squared error where values have outliers, and that is its use: the large values, which are few,
+    keep centers of their own ("linear initialization", Han et al. 2016, arXiv 1510.00149, section 3.2). At most 100
+    iterations; centers that no value falls to vanish. Arguments, results and errors as of :func:`kmeans_1d`.
+
+    Example:
+        >>> lloyd_1d([0.0, 0.1, 0.1, 0.3, 2.0], k=3)[0].tolist()
+        [0.125, 2.0]
+    """
+    v, _ = check_values(values, k, None)
+    scale = power_of_two(v)
+    distinct, mass = _distinct(v / scale, None)
+    start = np.linspace(distinct[0], distinct[-1], k)
+    if keep_zero:
+        start[np.abs(start).argmin()] = 0.0
+    centers = _refine(distinct, mass, np.unique(start), keep_zero) * scale
+    return centers, nearest(centers, v)
+
+
+def power_of_two(v: Floats) -> float:
+    """The scale of the values: a power of two, so that scaling changes no bit of them."""
+    return 2.0 ** np.clip(np.frexp(np.abs(v).max())[1], -1000, 1000)
 
 
 def nearest(centers: Floats, values: Floats) -> NDArray[np.int64]:
@@ -74,7 +99,8 @@ def nearest(centers: Floats, values: Floats) -> NDArray[np.int64]:
     return np.searchsorted(middle, values, side="left").astype(np.int64)
 
 
-def _checked(values: ArrayLike, k: int, weights: ArrayLike | None) -> tuple[Floats, Floats | None]:
+def check_values(values: ArrayLike, k: int, weights: ArrayLike | None) -> tuple[Floats, Floats | None]:
+    """Flat values, and weights of which the largest is 1, or ``None`` for equal ones; what cannot be clustered is refused."""
     v = np.asarray(values, dtype=np.float64).reshape(-1)
     if k < 1:
         raise TautError(f"k-means with k={k}: at least one center is needed")
@@ -110,7 +136,7 @@ def _centers(v: Floats, w: Floats, k: int, keep_zero: bool) -> Floats:
         return np.union1d(v, [0.0]) if keep_zero else v
     if v.size > EXACT and k > MANY:
         return _refine(v, w, _means(v, w, [np.r_[0, _spread(v, _prefix(w), k - keep_zero), v.size]], keep_zero), keep_zero)
-    edges = np.arange(v.size + 1) if v.size <= EXACT else _bins(v, w, k, keep_zero)
+    edges = np.arange(v.size + 1) if v.size <= EXACT else bins(v, w, int(np.clip(32 * k, 4096, 16384)), keep_zero)
     mass = np.add.reduceat(w, edges[:-1])
     moment = np.add.reduceat(w * v, edges[:-1])
     cuts = _split_at_zero(mass, moment, k) if keep_zero else [_split(mass, moment, k)]
@@ -118,12 +144,12 @@ def _centers(v: Floats, w: Floats, k: int, keep_zero: bool) -> Floats:
     return centers if v.size <= EXACT else _refine(v, w, centers, keep_zero)
 
 
-def _bins(v: Floats, w: Floats, k: int, keep_zero: bool) -> NDArray[np.int64]:
-    """Edges of the histogram as positions among the sorted values; no bin is empty or straddles a kept zero.
+def bins(v: Floats, w: Floats, count: int, keep_zero: bool) -> NDArray[np.int64]:
+    """Edges of a histogram of about ``count`` bins, as positions among the sorted values; none is empty or straddles a kept zero.
 
     Half of the bins are spread like centers, so that far outliers are alone, and half are equally full.
     """
-    half = int(np.clip(32 * k, 4096, 16384)) // 2
+    half = count // 2
     total = _prefix(w)
     full = np.searchsorted(total, np.linspace(0, total[-1], half + 1)[1:-1])
     zero = np.searchsorted(v, [0.0]) if keep_zero else np.empty(0, dtype=np.int64)
