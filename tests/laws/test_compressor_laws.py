@@ -16,8 +16,12 @@ from laws.compressor_laws import Case
 from torch import Tensor, nn
 
 from taut.compressors import Chain, Code, Codebook, Compressor, LowRank, Prune, Quantize, Stats
+from taut.compressors.adaptive_precision import AdaptivePrecision
 from taut.compressors.base import check_weight, dense
+from taut.compressors.binary import Binary, BinaryKernels, unfit
+from taut.compressors.codebook import EntropyCodebook, LinearCodebook
 from taut.compressors.columns import Columns
+from taut.compressors.loss_aware import LossAwareBinary
 from taut.compressors.low_rank import matrix_shape
 from taut.compressors.tucker import Tucker
 
@@ -78,6 +82,25 @@ METHODS: list[Compressor] = [
     Codebook(k=5),
     Codebook(k=3, by="fisher"),
     Codebook(k=300, keep_zero=False),
+    EntropyCodebook(price=0.2),
+    EntropyCodebook(price=1e-3, k=5, keep_zero=False),
+    EntropyCodebook(price=0.03, by="fisher"),
+    LinearCodebook(k=4),
+    LinearCodebook(k=7, keep_zero=True),
+    AdaptivePrecision(tolerance=0.1),
+    AdaptivePrecision(tolerance=2**-9),
+    AdaptivePrecision(tolerance=0.03, by="fisher"),
+    LossAwareBinary(),
+    LossAwareBinary(per="row"),
+    LossAwareBinary(by="fisher"),
+    Binary(),
+    Binary(scale="tensor"),
+    Binary(scale="none"),
+    BinaryKernels(k=1),
+    BinaryKernels(k=3),
+    BinaryKernels(k=2, scale="tensor"),
+    BinaryKernels(k=300, scale="none"),
+    Chain(Binary(), Codebook(k=3)),
     Quantize(bits=2),
     Quantize(bits=4),
     Quantize(bits=8, per="row"),
@@ -87,6 +110,9 @@ METHODS: list[Compressor] = [
     Chain(LowRank(rank=2), Codebook(k=4)),
     Chain(Tucker(rank_in=2, rank_out=3), Quantize(bits=4)),
     Chain(Prune(density=0.3), Codebook(k=4)),
+    Chain(Prune(density=0.3), LinearCodebook(k=4)),
+    Chain(AdaptivePrecision(tolerance=0.1), Quantize(bits=8)),
+    Chain(LossAwareBinary(per="row"), EntropyCodebook(price=0.1)),
     Chain(Prune(density=0.5, by="fisher"), Codebook(k=3, by="fisher")),
     Chain(LowRank(rank=2), Chain(Prune(density=0.5), Codebook(k=6))),
     Chain(Chain(LowRank(rank=2), Prune(density=0.5)), Quantize(bits=4)),
@@ -118,6 +144,8 @@ def fits(method: Compressor, case: Case) -> bool:
         return len(case.shape) == 2
     if isinstance(method, Tucker):
         return len(case.shape) > 2 and method.rank_out <= case.shape[0] and method.rank_in <= case.shape[1]
+    if isinstance(method, BinaryKernels):
+        return unfit(case.shape) is None
     if isinstance(method, UserRows):
         return method.count <= case.shape[0]
     if isinstance(method, Quantize) and method.step is not None:
@@ -184,6 +212,16 @@ LADDERS = [
     Codebook(),
     Codebook(keep_zero=False),
     Codebook(by="fisher"),
+    EntropyCodebook(),
+    EntropyCodebook(by="fisher", keep_zero=False),
+    LinearCodebook(),
+    AdaptivePrecision(),
+    AdaptivePrecision(by="fisher"),
+    LossAwareBinary(),
+    LossAwareBinary(by="fisher"),
+    Binary(),
+    BinaryKernels(),
+    BinaryKernels(scale="none"),
     Quantize(),
     Quantize(per="row"),
     Chain(),
@@ -197,7 +235,7 @@ LADDERS += law.discovered(LADDERS)
 def test_ladder(method):
     cases = [case for case in (*CASES, Case((60, 100)), Case((16, 8, 5, 3))) if law.rungs(method, case.shape)]
     first = method.first if isinstance(method, Chain) else method
-    needed = {Tucker: {4}, Columns: {2}}.get(type(first), {2, 4})
+    needed = {Tucker: {4}, Columns: {2}, BinaryKernels: {4}}.get(type(first), {2, 4})
     assert {len(case.shape) for case in cases} >= needed, "a ladder that takes no matrices is held to no law"
     for case in cases:
         law.check_ladder(method, case)
@@ -230,6 +268,9 @@ OPTIMAL = [
     (Prune(density=0.5), Case((3, 3), torch.float32, "ties")),
     *((Codebook(k=k, keep_zero=z, by=by), Case((6,))) for k in (1, 2, 3) for z in (0, 1) for by in ("magnitude", "fisher")),
     (Codebook(k=2), Case((2, 4), torch.float32, "sparse")),
+    *((LossAwareBinary(by=by, per=per), Case((3, 3))) for by in ("magnitude", "fisher") for per in ("tensor", "row")),
+    (LossAwareBinary(by="fisher"), Case((2, 4), torch.float32, "sparse")),
+    *((Binary(scale=scale), Case(shape)) for scale in ("tensor", "row") for shape in ((12, 9), (8, 3, 3, 5))),
     (UserRows(count=2), Case((5, 3))),
 ]
 OPTIMAL += [
