@@ -10,6 +10,8 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -147,12 +149,20 @@ def _work(run: str, point: Point) -> list[dict[str, Any]]:
 
 
 def _pin(threads: int, path: list[str]) -> None:
-    """In a fresh worker: its share of the cores, and the parent's import path."""
+    """In a fresh worker: its share of the cores, and the parent's import path; it ends when its parent does."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     sys.path[:] = path
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     if "torch" in sys.modules:  # it read the environment when it was imported
         sys.modules["torch"].set_num_threads(threads)
+
+
+def _end_with(parent: int) -> None:
+    """A sweep that is killed cannot tell its workers, which would go on with what nobody stores."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _over_processes(run: str, points: list[Point], workers: int) -> Iterator[Outcome]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -35,6 +36,10 @@ def many(rank, seed):
 def slow(rank, seed):
     time.sleep(0.2)
     return one(rank, seed)
+
+def waits(rank, seed):
+    (calls / f"pid{os.getpid()}").write_text("")
+    time.sleep(120)
 
 def fails(rank, seed):
     if rank == 2:
@@ -139,6 +144,31 @@ def test_resume_after_kill(place):
         file.write(b'{"study": "s", "byt')
     records = sweep(spec("one"), place / "other.jsonl") and sweep(spec("slow"), out)
     assert len(records) == 6 and records[: len(before)] == before == read_records(out)[: len(before)]
+
+
+def test_workers_end_with_a_sweep_that_is_killed(place):
+    call = f"sweep({spec('waits')!r}, {str(place / 'out.jsonl')!r}, workers=2)"
+    (place / "run.py").write_text(f"if __name__ == '__main__':\n    from taut.sweep import sweep; {call}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *sys.path])}
+    run = subprocess.Popen([sys.executable, str(place / "run.py")], env=environment)
+    deadline = time.monotonic() + 60
+    while len(found := list((place / "calls").glob("pid*")) if (place / "calls").exists() else []) < 2:
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    workers = [int(path.name.removeprefix("pid")) for path in found]
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers go on"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs (one that ended and waits to be collected does not)."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("workers", [1, 2])
