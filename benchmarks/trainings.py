@@ -119,7 +119,7 @@ WAYS = {
     "l1": Way(("low-rank", "pruning"), PER_WEIGHT, _penalty(L1)),
     "nuclear": Way(("low-rank",), PER_WEIGHT, _penalty(Nuclear)),
     "nuclear + l2": Way(("low-rank",), PER_WEIGHT, _penalty(Nuclear, decay=DECAY)),
-    "force": Way(("low-rank",), _decades(1e-4, 2e-3), lambda s: Training(Force(s), per=None)),
+    "force": Way(("low-rank",), _decades(1e-5, 3e-4), lambda s: Training(Force(s), per=None)),
     "trained rank pruning": Way(
         ("low-rank",), (0.99, 0.97, 0.95, 0.9), lambda s: Training(TrainedRank(3e-4, energy=s), per=None)
     ),

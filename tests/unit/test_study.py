@@ -1,0 +1,75 @@
+"""Study ``train-taut``: its plans are whole, its choices are by validation data alone, and its page says what the records say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The folder of the studies, importable as its scripts are when they run."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(ROOT / "benchmarks") in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def test_the_page_says_what_the_records_say(scripts):
+    import tables
+
+    records = tables.read_records(ROOT / "benchmarks" / "results" / "train-taut.jsonl")
+    found = list(tables.TABLE.finditer(tables.PAGE.read_text(encoding="utf-8")))
+    assert len(found) > 5
+    for match in found:
+        network, dataset, method = match.groups()
+        assert tables.table(records, network, dataset, method) in match.group(0), "run python benchmarks/tables.py"
+
+
+def test_every_plan_names_ways_and_families_that_exist(scripts):
+    from families import FAMILIES
+    from plans import PLANS, SLICE
+    from trainings import WAYS
+
+    for plan in PLANS.values():
+        assert set(plan.pairs) <= set(WAYS)
+        assert {family for families in plan.pairs.values() for family in families} <= set(FAMILIES)
+    assert set(SLICE) <= set(WAYS)
+    for way in WAYS.values():
+        assert len(way.strengths) in (1, 4) or way.families == ("hashed",), "every way gets the same number of tries"
+
+
+def record(strength, level, metric_val, **more):
+    setting = {"way": "l1", "strength": strength, "level": level}
+    return {"network": "net", "seed": 0, "method": "low-rank", "setting": setting, "metric_val": metric_val, **more}
+
+
+def test_the_strengths_with_most_wins_on_validation_data_go_on(scripts):
+    from plans import Plan
+    from train_taut import favourites
+    from trainings import WAYS
+
+    weak, middle, strong, strongest = WAYS["l1"].strengths
+    plan = Plan(1, 1)
+    wins = {2: weak, 5: strong, 10: strong, 20: strongest, 40: strong, 80: weak}
+    records = [
+        record(s, level, 0.9 if s == best else 0.8, metric_test=0.0 if s == best else 1.0)
+        for level, best in wins.items()
+        for s in WAYS["l1"].strengths
+    ]
+    records += [record(middle, level, 1.0, seed=1) for level in wins] + [record(middle, 1, 1.0)]
+    records += [record(middle, level, 1.0) | {"network": "other"} for level in wins]
+    assert favourites(records, "net", "l1", plan) == [0, 2]
+    assert favourites([], "net", "hashed", plan) == list(range(6))
+
+
+def test_specs_of_a_run_of_a_few_minutes(scripts, tmp_path):
+    from train_taut import specs
+
+    found = list(specs("lenet-300-100", "mnist", True, tmp_path / "none.jsonl"))
+    assert [spec["grid"]["way"] for spec in found] == [["plain"], ["nuclear + sparse group"], ["group lasso"]]
+    assert all(spec["grid"]["seed"] == [0] and spec["fixed"]["epochs"] == 5 for spec in found)
