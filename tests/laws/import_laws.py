@@ -12,7 +12,8 @@ LEVELS = (
     ("taut.*.base", "taut.compressors.coded", "taut.regularizers.annealed"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
-    ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.reparametrize", "taut.shrink*")
+    ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.shared_codebook")
+    + ("taut.reparametrize", "taut.shrink*")
     + ("taut.curve", "taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.fewer_inputs", "taut.ranks")
     + ("taut.factor", "taut.objective", "taut.latency", "taut.graph", "taut.runtime", "taut.xnor"),
     ("taut.budget*",),

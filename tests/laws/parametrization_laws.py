@@ -14,6 +14,7 @@ from taut.parametrizations import (
     Gaussian,
     HashedWeights,
     Latent,
+    LossAware,
     Parametrization,
     SparseVariationalDropout,
     SvdTraining,
@@ -115,6 +116,8 @@ def agrees(method, weight, seen):
         scale = seen.abs().reshape(len(seen), -1)
         assert bool((scale == scale[:, :1]).all()) and torch.allclose(scale[:, 0], rows.expand(len(seen)), rtol=2**-8)
         assert torch.equal(seen > 0, weight >= 0)
+    elif isinstance(method, LossAware):
+        assert torch.allclose(seen, torch.where(weight >= 0, size.mean(), -size.mean()))
     else:
         raise AssertionError(f"{method}: say here what its page says of the weight after wrapping")
 

@@ -77,10 +77,10 @@ class AdaptivePrecision(Compressor):
     with these differences: the budget ``t`` is relative to the weight, the trust region to ``t``; and ``|g|`` is the root of
     the Fisher information (sampled labels), since the gradient of the loss itself vanishes where training has ended.
 
-    **The bits are all counted.** A weight of precision ``p`` stores ``max(1, p - 1)`` digits, which no coder can shorten, and its
-    precision, entropy-coded. The second is what the published ratios may leave out; it is 1 to 2 bits for each weight, often
-    more than the digits. At the same squared error a uniform grid with entropy coding (``Quantize(step=...)``) or
-    :class:`~taut.compressors.EntropyCodebook` makes a smaller file: a comparison, not a recommendation.
+    **The bits are all counted.** A weight of precision ``p`` stores ``max(1, p - 1)`` digits, and its precision is stored too,
+    entropy-coded: 1.7 to 2.2 bits for each of normally distributed weights, which the published ratios may leave out. At the
+    same squared error the file is then 10 to 30 % larger than that of a uniform grid with entropy coding
+    (``Quantize(step=...)``), so this is here for comparison; ``EntropyCodebook`` weighs by the Fisher information as well.
 
     Recovery trains all weights and puts them back, then the unit.
 

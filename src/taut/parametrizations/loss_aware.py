@@ -29,8 +29,8 @@ class LossAware(Parametrization):
     passes every weight, also those far from the scale.
 
     The penalty is zero. What is stored is a :class:`~taut.compressors.loss_aware.LossAwareBinaryCode`, at most one bit a weight.
-    Leave the first and the last layer as they are, as the paper's authors' rivals do, or accept a larger loss. The average
-    advances with every backward pass; passes that accumulate count each.
+    Activations stay as they are; :class:`~taut.parametrizations.Binary` is for networks that are binary throughout. The average
+    advances with every backward pass, so batches that accumulate count each.
 
     Args:
         decay: of the moving average, Adam's second beta; at least 0, below 1.
