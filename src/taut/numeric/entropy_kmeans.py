@@ -142,7 +142,7 @@ def _centers(x: Floats, h: Floats, cells: Ints, keep_zero: bool) -> tuple[Floats
     there = sums[3] > 0
     there[0] = keep_zero
     table, where = np.unique(mean[there], return_inverse=True)
-    joined = np.stack([np.bincount(where, part[there], table.size) for part in sums])
+    joined = np.stack([np.bincount(where, part[there], table.size) for part in sums]).astype(np.float64)
     places = np.zeros(most, dtype=np.int64)
     places[there] = where
     return table, places[cells + 1], joined
