@@ -15,9 +15,10 @@ from torch import nn
 
 from taut import apply, shrink
 from taut.bench.data import Splits
+from taut.budget.trial import densify
 from taut.compressors import Prune
-from taut.errors import TautError
-from taut.layers import bake, find_layers
+from taut.errors import BudgetError, TautError
+from taut.layers import find_layers
 from taut.measure import fisher_diagonal, ledger
 from taut.parametrizations import SparseVariationalDropout, Variational
 from taut.ranks import Sensitivity, factorize, ranks_by_budget
@@ -30,13 +31,14 @@ Candidates = Iterator[tuple[str, nn.Module]]
 class Trained:
     """A trained network: ``model`` in evaluation mode; ``training``, where parametrizations are still in it.
 
-    ``unit``: what a level divides, ``params`` or ``macs``.
+    ``skeleton``: the network with plain layers, whatever its weights; ``unit``: what a level divides, ``params`` or ``macs``.
     """
 
     model: nn.Module
     training: Wrapped | None
     splits: Splits
     calibration: list[Any]
+    skeleton: nn.Module
     unit: str = "params"
 
     @property
@@ -45,8 +47,10 @@ class Trained:
 
 
 def plain(trained: Trained) -> nn.Module:
-    """The network with ordinary weights."""
-    return trained.model if trained.training is None else bake(copy.deepcopy(trained.training).finalize())
+    """The network with ordinary layers, whatever its training made of them."""
+    if trained.training is None:
+        return trained.model
+    return densify(copy.deepcopy(trained.training).finalize(), trained.skeleton).eval()
 
 
 def size(model: nn.Module, trained: Trained) -> float:
@@ -69,7 +73,7 @@ def low_rank(trained: Trained, level: float) -> Candidates:
         choose = partial(ranks_by_budget, budget=room(trained, level), sensitivity=sensitivity, **fixed)
         try:
             yield by, factorize(model, trained.example, choose, trained.calibration)
-        except TautError:
+        except BudgetError:
             return  # rank 1 everywhere is too much
 
 
@@ -80,7 +84,7 @@ def narrow(trained: Trained, level: float) -> Candidates:
     choose = partial(ranks_by_budget, budget=room(trained, level), **settings)
     try:
         yield "activation", factorize(plain(trained), trained.example, choose, trained.calibration)
-    except TautError:
+    except BudgetError:
         return  # the last layer alone is too much
 
 

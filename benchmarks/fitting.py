@@ -21,7 +21,7 @@ def fit(
     plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int, progress: Progress | None = None
 ) -> Trained:  # fmt: skip
     """One way of training. The last layer has no penalty: its rows are the classes."""
-    names = list(find_layers(model))
+    names, skeleton = list(find_layers(model)), copy.deepcopy(model)
     training, penalty = None, None
     if how.parametrization is not None:
         training = wrap(model, dict.fromkeys(names, how.parametrization))
@@ -36,7 +36,7 @@ def fit(
         around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
     calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]
-    return Trained(model, training, splits, calibration, plan.unit)
+    return Trained(model, training, splits, calibration, skeleton, plan.unit)
 
 
 def _rising(training: Wrapped, price: float) -> Callable[[float], Tensor]:

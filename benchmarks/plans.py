@@ -28,7 +28,7 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(30, 5),
     "lenet-5-caffe": Plan(
-        15, 3, (2, 5, 10, 20, 40), pairs={
+        15, 3, (2, 5, 10, 20, 40), ranks=(1, 2), pairs={
             "plain": ("low-rank", "pruning"), "l2": ("low-rank",), "nuclear + sparse group": ("low-rank",), "l1": ("pruning",),
             "group lasso": ("neurons",),
         },

@@ -21,7 +21,6 @@ from taut.regularizers import (
     Force,
     GroupLasso,
     HoyerSquare,
-    LearnedRank,
     Nuclear,
     NuclearSparseGroup,
     SparseGroupLasso,
@@ -125,11 +124,6 @@ WAYS = {
     ),
     "svd training": Way(
         ("low-rank",), _decades(1e-3, 1e-2), lambda s: Training(parametrization=SvdTraining(sparsity=s), price=1.0)
-    ),
-    "learning-compression": Way(
-        ("low-rank",),
-        _decades(1e-7, 1e-5),
-        lambda s: Training(LearnedRank(alpha=s, strength=1e-3, growth=1.25, period=390), per=None),
     ),
     "torchao nuclear": Way(("low-rank",), _decades(3e-3, 1e-1), _torchao),
     "hoyer-square": Way(("pruning",), PER_WEIGHT, _penalty(HoyerSquare)),
