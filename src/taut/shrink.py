@@ -12,16 +12,19 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from taut.compressors.coded import Factored
+from taut.binary import Sign
+from taut.compressors.coded import Factored, attached
 from taut.errors import LayerError, TautError
-from taut.layers import find_layers, select
+from taut.flat import flatten, rebuild
+from taut.layers import Layer, bake, find_layers, put, select
 from taut.shrink_graph import find_groups
 from taut.shrink_groups import Group, workpiece
 from taut.shrink_importance import Importance, Loss, choose, scores
-from taut.shrink_narrow import STOPS, check_runs, fault, narrow, randomized, sound
+from taut.shrink_narrow import STOPS, check_runs, fault, narrow, randomized, sound, staying
 from taut.shrink_zeros import idle_units, settle
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,8 @@ def shrink(
     Channels that residual joins, batch norms, flattening, concatenation or grouped convolutions couple go together. Inputs and
     outputs of the network keep their size. Every removal is proved on ``example_input`` to equal a network in which the
     removed channels are read as zeros; layers for which that fails stay whole (:func:`shrinkable` says why). Values of the kept
-    weights, ``requires_grad`` and running statistics stay as they are: fine-tune afterwards.
+    weights, ``requires_grad`` and running statistics stay as they are: fine-tune afterwards. Binary weights stay binary; since
+    they are all of one size, rank their units by ``fisher``.
 
     Args:
         example_input: A batch, with values as in use: a tensor, a tuple of arguments or a dict of keywords.
@@ -72,17 +76,19 @@ def shrink(
         Linear(in_features=4, out_features=4, bias=True)
     """
     _check_settings(keep, scope, round_to)
-    trial, groups, reasons = _analyse(model, example_input, seed)
-    groups, fractions = _wanted(model, groups, reasons, keep, tuple(protect))
-    values = scores(model, groups, importance, seed, data, loss) if groups else []
+    coded, plain = _cuttable(model)
+    trial, groups, reasons = _analyse(plain, example_input, seed)
+    groups, fractions = _wanted(plain, groups, reasons, keep, tuple(protect))
+    values = scores(plain, groups, importance, seed, data, loss) if groups else []
     kept = choose(groups, values, fractions, "layer" if isinstance(keep, Mapping) else scope, round_to)
-    small = copy.deepcopy(model)
     if all(len(units) == group.units for group, units in zip(groups, kept, strict=True)):
         if min(keep.values() if isinstance(keep, Mapping) else [keep]) < 1:
             raise TautError(_nothing(keep, round_to, groups, reasons))
-        return small
+        return copy.deepcopy(model)
     _prove(trial, groups, kept)
+    small = copy.deepcopy(plain)
     narrow(small, groups, kept)
+    _recode(small, plain, coded, groups, kept)
     _report(groups, kept, reasons)
     return small
 
@@ -104,10 +110,12 @@ def remove_zeros(model: nn.Module, example_input: Any) -> nn.Module:
         >>> remove_zeros(model, torch.zeros(1, 4))[0]
         Linear(in_features=4, out_features=3, bias=True)
     """
-    _, groups, reasons = _analyse(model, example_input, seed=0)
-    idle = idle_units(model, example_input, groups)
-    small = copy.deepcopy(model)
+    coded, plain = _cuttable(model)
+    _, groups, reasons = _analyse(plain, example_input, seed=0)
+    idle = idle_units(plain, example_input, groups)
+    small = copy.deepcopy(plain)
     settle(small, example_input, groups, idle)
+    _recode(small, plain, coded, groups, idle.kept)
     _report(groups, idle.kept, reasons)
     return small
 
@@ -120,9 +128,10 @@ def shrinkable(model: nn.Module, example_input: Any) -> dict[str, str | int]:
         >>> shrinkable(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
         {'0': 8, '2': "its channels are the network's output"}
     """
-    _, groups, reasons = _analyse(model, example_input, seed=0)
+    plain = _cuttable(model)[1]
+    _, groups, reasons = _analyse(plain, example_input, seed=0)
     free: dict[str, str | int] = {}
-    for name in find_layers(model):
+    for name in find_layers(plain):
         channels = sum(
             slot.channels.numel() for g in groups for slot in g.slots if slot.name == name and slot.side in ("out", "through")
         )
@@ -134,6 +143,9 @@ def _analyse(model: nn.Module, example_input: Any, seed: int) -> tuple[tuple[nn.
     """A randomized network with its input to try on, the groups proved removable, and why the other layers stay."""
     _check_plain(model)
     work = workpiece(model)
+    if any(isinstance(module, Sign) for module in work.modules()):
+        # rounding must not turn signs: what differs by it there differs by 2
+        work, example_input = work.double(), rebuild(example_input, iter([_wide(t) for _, t in flatten(example_input)]))
     check_runs(work, example_input)
     groups, reasons = find_groups(work, example_input)
     trial = randomized(work, example_input, seed)
@@ -145,6 +157,34 @@ def _analyse(model: nn.Module, example_input: Any, seed: int) -> tuple[tuple[nn.
             fix = f"in forward, write x.flatten(1) in place of x.view or x.reshape with a fixed size, or protect {names}"
             failed.update(dict.fromkeys(group.layers, f"{why}; {fix}"))
     return trial, good, {**reasons, **failed}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _cuttable(model: nn.Module) -> tuple[dict[str, Layer], nn.Module]:
+    """The layers whose codes can lose rows and columns, and the model with these codes decoded."""
+    coded = {}
+    for name, layer in find_layers(model).items():
+        code = attached(layer.module, layer.parameter)
+        if code is not None and all(code.cut(dim, torch.arange(layer.weight.shape[dim])) is not None for dim in (0, 1)):
+            coded[name] = layer
+    parametrized = sum(parametrize.is_parametrized(module) for module in model.modules())
+    # with others beside them nothing can be removed, and the check says so
+    return (coded, bake(model)) if coded and len(coded) == parametrized else ({}, model)
+
+
+def _recode(small: nn.Module, plain: nn.Module, coded: Mapping[str, Layer], groups: list[Group], kept: list[Tensor]) -> None:
+    """Put the codes back, of what is left of the weights."""
+    stays = staying(plain, groups, kept)
+    for layer in coded.values():
+        code = attached(layer.module, layer.parameter)
+        for (tensor, dim), indices in stays.items():
+            if tensor == layer.path and code is not None:
+                code = code.cut(dim, indices)
+        if code is not None:
+            put(small, layer, code)
 
 
 def _check_plain(model: nn.Module) -> None:

@@ -26,23 +26,36 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 5e-2, torc
 
 def narrow(model: nn.Module, groups: list[Group], kept: list[Tensor]) -> None:
     """Keep the units ``kept[g]`` (indices) of each group, in place; the shapes before are written down in the model."""
-    state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-    gone: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
-    for group, units in zip(groups, kept, strict=True):
-        out = removed(group, units)
-        for cut in group.cuts(model) if len(out) else ():
-            gone[cut.tensor, cut.dim].append(cut.index[out].flatten())
+    state = _tensors(model)
     new: dict[str, Tensor] = {}
-    for (name, dim), indices in gone.items():
+    for (name, dim), stays in staying(model, groups, kept).items():
         tensor = new.get(name, state[name].detach())
-        stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        stays[torch.cat(indices)] = False
-        new[name] = tensor.index_select(dim, stays.nonzero().flatten().to(tensor.device))
+        new[name] = tensor.index_select(dim, stays.to(tensor.device))
     before = shapes_of(model)
     assign(model, new)
     _bare_norms(model, groups, kept)
     dense = {name: before[name] for name in new if name in before}
     model.__dict__["_taut_dense_shapes"] = {**dense, **model.__dict__.get("_taut_dense_shapes", {})}
+
+
+def staying(model: nn.Module, groups: list[Group], kept: list[Tensor]) -> dict[tuple[str, int], Tensor]:
+    """For each tensor and dimension that gets smaller with the groups' units, the indices that stay."""
+    state = _tensors(model)
+    gone: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    for group, units in zip(groups, kept, strict=True):
+        out = removed(group, units)
+        for cut in group.cuts(model) if len(out) else ():
+            gone[cut.tensor, cut.dim].append(cut.index[out].flatten())
+    found = {}
+    for (name, dim), indices in gone.items():
+        stays = torch.ones(state[name].shape[dim], dtype=torch.bool)
+        stays[torch.cat(indices)] = False
+        found[name, dim] = stays.nonzero().flatten()
+    return found
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def removed(group: Group, kept: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from taut.binary import Sign
 from taut.errors import TautError
 
 
@@ -25,6 +26,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
     ``lenet-5-caffe``       1 x 28 x 28   431,080    Caffe's LeNet-5, with a ReLU after each convolution
     ``resnet-20``           3 x 32 x 32   272,474    He et al., 2016, section 4.2, projection shortcuts (B)
     ``vgg-small``           3 x 32 x 32   1,739,210  Simonyan and Zisserman, 2015, seven convolutions, batch norm
+    ``bnn-small``           3 x 32 x 32   964,170    Hubara et al., 2016, binary activations; see :data:`BINARY`
     ======================  ============  =========  ==========================================================
 
     Raises:
@@ -51,6 +53,23 @@ class ConvNorm(nn.Sequential):
         }
         if relu:
             parts["relu"] = nn.ReLU()
+        super().__init__(OrderedDict(parts))
+
+
+class BinaryConvNorm(nn.Sequential):
+    """Signs, padded with +1, a 3x3 convolution without bias, batch norm, and pooling to half the size or to one position.
+
+    The weights are real: :class:`taut.parametrizations.Binary` trains them to be signs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, last: bool = False) -> None:
+        parts: dict[str, nn.Module] = {
+            "sign": Sign(),
+            "pad": nn.ConstantPad2d(1, 1.0),
+            "conv": nn.Conv2d(inputs, outputs, 3, bias=False),
+            "norm": nn.BatchNorm2d(outputs),
+            "pool": nn.AdaptiveAvgPool2d(1) if last else nn.MaxPool2d(2),
+        }
         super().__init__(OrderedDict(parts))
 
 
@@ -159,6 +178,25 @@ def vgg_small() -> nn.Sequential:
     return _named(**parts, flatten=nn.Flatten(1), out=nn.Linear(inputs, 10))
 
 
+def bnn_small() -> nn.Sequential:
+    """Three binary convolutions, 128, 256 and 256 wide, between a real first convolution and a real classifier.
+
+    First and last layers stay real, as in the literature: together 4,288 of the weights.
+    """
+    return _named(
+        stem=ConvNorm(3, 64, relu=False),
+        pool=nn.MaxPool2d(2),
+        binary1=BinaryConvNorm(64, 128),
+        binary2=BinaryConvNorm(128, 256),
+        binary3=BinaryConvNorm(256, 256, last=True),
+        flatten=nn.Flatten(1),
+        out=nn.Linear(256, 10),
+    )
+
+
+BINARY = "binary*"
+"""The layers of ``bnn-small`` that are trained to be binary: ``wrap(build("bnn-small"), {BINARY: Binary()})``."""
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "digits-cnn": digits_cnn,
     "fashion-cnn": fashion_cnn,
@@ -166,4 +204,5 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lenet-5-caffe": lenet_5_caffe,
     "resnet-20": resnet_20,
     "vgg-small": vgg_small,
+    "bnn-small": bnn_small,
 }

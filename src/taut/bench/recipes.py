@@ -30,6 +30,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("lenet-5-caffe", "mnist"): {**_GREY, "epochs": 30},
     ("resnet-20", "cifar-10"): {**_COLOUR, "lr": 0.1, "weight_decay": 1e-4},
     ("vgg-small", "cifar-10"): {**_COLOUR, "lr": 0.05, "weight_decay": 5e-4},
+    # as it is, of binary activations only; wrapped (networks.BINARY), of binary weights too: no decay, which moves no sign
+    ("bnn-small", "cifar-10"): {**_COLOUR, "optimizer": "adam", "lr": 2e-3, "epochs": 120},
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -207,14 +208,15 @@ def fitted(w: Tensor, b: Tensor, scale: str) -> Tensor:
 
 
 def few_digits(scales: Tensor) -> Tensor:
-    """Each number rounded to 8 binary digits.
+    """Each number, on the CPU, rounded to 8 binary digits.
 
     Example:
         >>> few_digits(torch.tensor([1.0, 0.1, 1000.0])).tolist()
         [1.0, 0.10009765625, 1000.0]
     """
-    mantissa, exponent = torch.frexp(scales)
-    return torch.ldexp((mantissa * 2**DIGITS).round(), exponent - DIGITS)
+    # numpy's are exact for every exponent
+    mantissa, exponent = np.frexp(scales.numpy())
+    return torch.from_numpy(np.asarray(np.ldexp(np.round(np.ldexp(mantissa, DIGITS)), exponent - DIGITS)))
 
 
 def scaled(scales: Tensor, positive: Tensor) -> Tensor:
