@@ -44,11 +44,11 @@ def _error(found: list[Record]) -> float:
 
 
 def _cell(found: list[Record], column: list[list[Record]]) -> str:
-    """The mean error in percent, in bold where no other of the column is lower; least and largest of the seeds in small."""
+    """The mean error in percent, in bold where no other way's is lower; least and largest of the seeds in small."""
     if not found:
         return "—"
     text = f"{_error(found):.2f}"
-    if _error(found) == min(_error(other) for other in column if other):
+    if len(column) > 1 and _error(found) == min(_error(other) for other in column if other):
         text = f"**{text}**"
     if len(found) == 1:
         return text

@@ -21,6 +21,7 @@ from taut.regularizers import (
     Force,
     GroupLasso,
     HoyerSquare,
+    LearnedRank,
     Nuclear,
     NuclearSparseGroup,
     SparseGroupLasso,
@@ -124,6 +125,12 @@ WAYS = {
     ),
     "svd training": Way(
         ("low-rank",), _decades(1e-3, 1e-2), lambda s: Training(parametrization=SvdTraining(sparsity=s), price=1.0)
+    ),
+    # a period is an epoch of proximal steps
+    "learning-compression": Way(
+        ("low-rank",),
+        _decades(1e-6, 3e-5),
+        lambda s: Training(LearnedRank(alpha=s, strength=1e-3, growth=1.3, period=39), per=None),
     ),
     "torchao nuclear": Way(("low-rank",), _decades(3e-3, 1e-1), _torchao),
     "hoyer-square": Way(("pruning",), PER_WEIGHT, _penalty(HoyerSquare)),
