@@ -34,6 +34,7 @@ def narrow_choices(model: nn.Module, layers: Mapping[str, Layer], data: Iterable
     residual is orthogonal to all they can do.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(64, 32))
         >>> data = [torch.randn(200, 64) * (torch.arange(64) < 32)]  # half of the inputs are always zero

@@ -43,7 +43,7 @@ def has_lookup() -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get("avx2"))
 
 
-def _constant(kind: ir.VectorType, value: int) -> ir.Constant:
+def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
 
 
@@ -135,7 +135,7 @@ def _signs(real: Any, width: int) -> Any:
     def signs(typing: Any, x: Any, at: Any) -> Any:
         def make(context: Any, b: Any, signature: Any, args: Any) -> Any:
             vector = ir.VectorType(context.get_value_type(real), width)
-            x = b.load(_element(context, b, real, *args, vector), align=real.bitwidth // 8)
+            x = b.load(_element(context, b, real, args[0], args[1], vector), align=real.bitwidth // 8)
             name = f"llvm.fabs.v{width}f{real.bitwidth}"
             size = b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [vector]), name), [x])
             one = b.fcmp_ordered(">=", x, _constant(vector, 0.0))
