@@ -3,8 +3,9 @@
     min_{C, |C| <= k}  sum_j m_j min_{c in C} hamming(p_j, c)
 
 for patterns ``p_j`` of weight ``m_j``. It is k-medians on the corners of a cube, hard in general; here the codebook doubles from
-one pattern to ``k``: each pattern that is added gains the most (all corners are tried up to 10 bits, else the heaviest patterns),
-and after each doubling assignments and majorities take turns until nothing changes, so that more patterns never lose.
+one pattern to ``k``: each pattern that is added gains the most (all corners are tried up to 10 bits, else the heaviest patterns).
+After each doubling single patterns are exchanged for better ones, then assignments and majorities take turns until nothing
+changes; so more patterns never lose.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 ALL_BITS = 10  # with so many bits every pattern there is can enter the codebook
 CANDIDATES = 512  # else so many of the heaviest can
 TURNS = 50
+FEW = 1 << 11  # kernels that are looked at one by one
+EXCHANGES = 3  # times that each pattern is tried to be replaced
 
 Signs = NDArray[np.float64]
 
@@ -31,18 +34,21 @@ def codebook(kernels: Signs, k: int) -> tuple[Signs, NDArray[np.int64]]:
         >>> book.tolist(), index.tolist()
         ([[1.0, 1.0], [-1.0, -1.0]], [0, 0, 1, 0])
     """
-    sign = np.where(kernels >= 0, 1.0, -1.0)
-    mass = np.abs(kernels).sum(1)
-    distinct, inverse = np.unique(sign, axis=0, return_inverse=True)
-    weight = np.bincount(inverse.reshape(-1), mass, len(distinct))
+    sign, mass = np.where(kernels >= 0, 1.0, -1.0), np.abs(kernels).sum(1)
     if not mass.any():
         return _sorted(sign[:1], np.zeros(len(kernels), dtype=np.int64))
-    distinct, weight = distinct[weight > 0], weight[weight > 0]
-    book = distinct
-    if len(distinct) > k:
-        corners, book = _corners(distinct, weight), distinct[:0]
+    book, inverse = np.unique(sign[mass > 0], axis=0, return_inverse=True)
+    if len(book) > k:
+        sums = kernels
+        if len(kernels) > FEW:
+            # kernels of equal signs are taken together, except at the end of each doubling
+            sums = np.zeros_like(book)
+            np.add.at(sums, inverse.reshape(-1), kernels[mass > 0])
+        trial = _Trial(sums, _corners(sums))
+        book = sums[:0]
         for size in [*(2**i for i in range(k.bit_length()) if 2**i < k), k]:
-            book = _settled(_extended(book, size, corners, distinct, weight), kernels)
+            starts = [trial.extended(book, size), *([trial.opposite()] if size == 2 else [])]
+            book = _settled(max(map(trial.exchanged, starts), key=trial.score), kernels)
     return _sorted(book, nearest(kernels, book))
 
 
@@ -51,26 +57,61 @@ def nearest(kernels: Signs, book: Signs) -> NDArray[np.int64]:
     return (kernels @ book.T).argmax(1)
 
 
-def _corners(distinct: Signs, weight: NDArray[np.float64]) -> Signs:
-    bits = distinct.shape[1]
+def _corners(sums: Signs) -> Signs:
+    """The patterns that can enter the codebook."""
+    bits = sums.shape[1]
     if bits <= ALL_BITS:
         return np.where(np.arange(2**bits)[:, None] >> np.arange(bits) & 1, 1.0, -1.0)
-    return distinct[np.argsort(-weight, kind="stable")[:CANDIDATES]]
+    heaviest = np.argsort(-np.abs(sums).sum(1), kind="stable")[:CANDIDATES]
+    return np.where(sums[heaviest] >= 0, 1.0, -1.0)
 
 
-def _extended(book: Signs, size: int, corners: Signs, distinct: Signs, weight: NDArray[np.float64]) -> Signs:
-    """The codebook with the corners added one at a time that gain the most."""
-    products = distinct @ corners.T
-    best = (distinct @ book.T).max(1) if len(book) else np.full(len(distinct), -float(distinct.shape[1]))
-    chosen = []
-    for _ in range(size - len(book)):
-        gains = weight @ np.maximum(products - best[:, None], 0)
+class _Trial:
+    """Codebooks for a few ``sums (n, bits)`` of kernels, with patterns taken from the ``corners``."""
+
+    def __init__(self, sums: Signs, corners: Signs) -> None:
+        self.sums, self.corners, self.products = sums, corners, sums @ corners.T
+
+    def _best(self, others: Signs) -> tuple[int, float]:
+        """The corner that adds most to the products with the best of others, and how much."""
+        gains = np.maximum(self.products - others[:, None], 0).sum(0)
         winner = int(gains.argmax())
-        if gains[winner] <= 0:
-            break
-        chosen.append(winner)
-        best = np.maximum(best, products[:, winner])
-    return np.concatenate([book, corners[chosen]])
+        return winner, float(gains[winner])
+
+    def extended(self, book: Signs, size: int) -> Signs:
+        """The codebook with the corners added one at a time that gain the most."""
+        best = (self.sums @ book.T).max(1) if len(book) else -np.abs(self.sums).sum(1)
+        chosen: list[int] = []
+        while len(book) + len(chosen) < size:
+            winner, gain = self._best(best)
+            if gain <= 0:
+                break
+            chosen.append(winner)
+            best = np.maximum(best, self.products[:, winner])
+        return np.concatenate([book, self.corners[chosen]])
+
+    def opposite(self) -> Signs:
+        """The best codebook of a corner and its negative."""
+        one = self.corners[np.abs(self.products).sum(0).argmax()]
+        return np.stack([one, -one])
+
+    def score(self, book: Signs) -> float:
+        """The sum of products, each with the nearest pattern."""
+        return float((self.sums @ book.T).max(1).sum())
+
+    def exchanged(self, book: Signs) -> Signs:
+        """Each pattern in turn replaced by the corner that is best beside the others."""
+        own = self.sums @ book.T
+        for _ in range(EXCHANGES if len(book) > 1 else 0):
+            before = book.copy()
+            for i in range(len(book)):
+                others = np.delete(own, i, axis=1).max(1)
+                winner, gain = self._best(others)
+                if gain > np.maximum(own[:, i] - others, 0).sum() * (1 + 1e-9):
+                    book[i], own[:, i] = self.corners[winner], self.products[:, winner]
+            if np.array_equal(book, before):
+                break
+        return book
 
 
 def _settled(book: Signs, kernels: Signs) -> Signs:
