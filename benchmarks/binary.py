@@ -1,0 +1,242 @@
+"""Study ``binary``: binarized layers against dense ones in time, and ``bnn-small`` against itself in bytes.
+
+    python benchmarks/binary.py kernels                                     a minute, on one core
+    python benchmarks/binary.py network --data-dir DIR --seed 0             CIFAR-10; hours
+    python benchmarks/binary.py network --data-dir DIR --epochs 1 --tuning 1 --examples 1000 --out try.jsonl
+
+``kernels``: a linear layer of signs on a batch of signs, float32 in torch and packed (``taut.xnor``), timed in turn in one run on
+one thread; packing the inputs is part of the packed time, and both are called as modules. The outputs are compared first, and
+equal. In ``setting``: ``shape``, ``batch``, ``speedup`` and ``speedup_cpu``, the ratios of wall and of processor time.
+
+``network``: ``bnn-small`` is trained with binary weights and activations, its real-valued copies kept in
+``benchmarks/baselines``. Then, each from there, with the same fine-tuning: as it is; with few kernels (the ``kernels`` of
+``taut.parametrizations.Binary``); with fewer filters (``taut.shrink``); with both. Weights stay binary; the two real layers are put
+on 8 bits, batch norms on short grids. One record a point, with the bytes of its file, its accuracy on validation and test data,
+and its latency in torch, packed, in turn with that of the dense float32 network of the same layers, the ``baseline``, whose
+``bytes`` are 4 for each parameter and whose accuracy is that of the binarized network before compression. Points that are in the
+records are not run again.
+"""
+
+import argparse
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from baselines import path, trained
+from safetensors.torch import save_file
+from torch import nn
+
+import taut
+from taut.bench.data import Batches, Splits, load
+from taut.bench.networks import BINARY, build
+from taut.bench.recipes import RECIPES, evaluate, train
+from taut.binary import signs
+from taut.budget.finish import finish
+from taut.codec.files import file_size, sizes
+from taut.compressors import Quantize
+from taut.compressors.binary import Binary as BinaryWeights
+from taut.deliver import machine
+from taut.latency import Latency, Timing, time_in_turn, time_torch
+from taut.layers import bake
+from taut.measure import ledger, reestimate_batchnorm
+from taut.parametrizations import Binary
+from taut.records import append_record, read_records
+from taut.reparametrize import wrap
+from taut.version import VERSION
+from taut.xnor import pack
+
+RESULTS = Path(__file__).parent / "results" / "binary.jsonl"
+NETWORK, DATASET = "bnn-small", "cifar-10"
+SIZES, BATCHES = (1024, 2048, 4096), (1, 64)
+POINTS = (
+    (1.0, 0),
+    (1.0, 128),
+    (1.0, 64),
+    (1.0, 32),
+    (1.0, 16),
+    (0.9, 0),
+    (0.8, 0),
+    (0.7, 0),
+    (0.6, 0),
+    (0.9, 64),
+    (0.8, 64),
+    (0.8, 32),
+)
+"""The share of filters that is kept, and the kernels that are used (0: all)."""
+
+Record = dict[str, Any]
+
+
+def kernels(out: Path, timing: Timing) -> None:
+    """Time layers of several sizes."""
+    torch.set_num_threads(1)
+    for size in SIZES:
+        torch.manual_seed(size)
+        layer = nn.Sequential(nn.Linear(size, size, bias=False))
+        coded = taut.apply(layer, {"0": BinaryWeights("none")}).eval()
+        dense, packed = bake(coded)[0], pack(coded, signs(torch.randn(1, size)))[0]
+        for batch in BATCHES:
+            x = signs(torch.randn(batch, size))
+            with torch.no_grad():
+                if not torch.equal(dense(x), packed(x)):
+                    raise SystemExit(f"{size} x {size}, batch {batch}: the outputs differ")
+                runners = {"dense": lambda layer=dense, x=x: layer(x), "packed": lambda layer=packed, x=x: layer(x)}
+                wall = time_in_turn(runners, timing, batch=batch)
+                own = {name: processor_ms(run) for name, run in runners.items()}
+            setting = {"shape": [size, size], "batch": batch, "threads": 1, "outputs": "equal"}
+            setting |= {
+                "speedup": wall["dense"].median_ms / wall["packed"].median_ms,
+                "speedup_cpu": own["dense"] / own["packed"],
+            }
+            record = {
+                "study": "binary", "network": f"linear-{size}", "dataset": "signs", "training": "none", "method": "xnor-popcount",
+                "setting": setting, "seed": size, "params": size**2, "bytes": file_size(coded), **latency(wall["packed"]),
+                "baseline": {"params": size**2, "bytes": 4 * size**2, **latency(wall["dense"])},
+            }  # fmt: skip
+            append_record(out, record | about())
+            print(f"{size} x {size}, batch {batch}: {setting['speedup']:.1f} times as fast", flush=True)
+
+
+def processor_ms(run: Any, repeats: int = 15, seconds: float = 0.01) -> float:
+    """The median of the thread's own processor time of one call, in milliseconds: other programs count less in it."""
+    found = []
+    for _ in range(repeats):
+        start, calls = time.thread_time(), 0
+        while time.thread_time() - start < seconds:
+            run()
+            calls += 1
+        found.append(1e3 * (time.thread_time() - start) / calls)
+    return sorted(found)[repeats // 2]
+
+
+def latency(measured: Latency) -> Record:
+    """A timing as records hold it."""
+    spread = [measured.low_ms, measured.high_ms]
+    return {"latency_ms": measured.median_ms, "latency_spread": spread, "latency_runs": measured.runs}
+
+
+def about() -> Record:
+    """Where and with what a record was made."""
+    return {"version": VERSION, "torch": torch.__version__, "machine": machine()}
+
+
+def binarized(splits: Splits, seed: int, recipe: Record, threads: int, keep: bool) -> tuple[nn.Module, float]:
+    """The trained network with its real-valued copies as weights, from the committed file or trained now; seconds of training."""
+    target = path(NETWORK, DATASET, seed)
+    if keep and target.exists():
+        return trained(NETWORK, DATASET, seed), 0.0
+    start = time.perf_counter()
+    training = wrap(build(NETWORK, seed), {BINARY: Binary()})
+
+    def progress(epoch: int, epochs: int, loss: float) -> None:
+        print(f"{epoch}/{epochs}: loss {loss:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+
+    train(training.model, splits, seed=seed, threads=threads, progress=progress, **recipe)
+    model = training.unwrap()
+    if keep:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, target)
+    return model.eval(), time.perf_counter() - start
+
+
+def compressed(copies: nn.Module, splits: Splits, share: float, count: int, tuning: Record, seed: int, threads: int) -> nn.Module:
+    """The network with this share of its filters and so many kernels, fine-tuned, as it ships."""
+    model = copy.deepcopy(copies)
+    if share < 1:
+        # which filters matter is asked of the binary network, of whose weights the copies then start
+        binary = wrap(model, {BINARY: Binary()}).finalize().eval()
+        few = Batches(splits.train.take(2000), 50, seed=seed)
+        model = bake(taut.shrink(binary, splits.train.x[:8], keep=share, importance="fisher", data=few, round_to=8))
+    training = wrap(model, {BINARY: Binary(kernels=count)})
+    if tuning["epochs"]:
+        train(training.model, splits, seed=seed + 1, threads=threads, **tuning)
+    model = taut.apply(training.finalize().eval(), {"stem*": Quantize(8, per="row"), "out": Quantize(8, per="row")})
+    reestimate_batchnorm(model, Batches(splits.train, 500, seed=seed))
+    finish(model)
+    return model.eval()
+
+
+def measured(model: nn.Module, dense: nn.Module, splits: Splits, keep: Path | None, name: str) -> tuple[Record, Record]:
+    """What the records say of a network; and the latency of the dense one."""
+    loss, accuracy = evaluate(model, splits.val)
+    totals = ledger(model, splits.example_input, *sizes(model)).totals()
+    record = {key: totals[key] for key in ("params", "nonzeros", "macs", "bytes")}
+    record |= {"loss_val": loss, "metric_val": accuracy, "metric_test": evaluate(model, splits.test)[1]}
+    runners = {"packed": pack(model, splits.example_input), "dense": dense}
+    times = time_torch(runners, splits.example_input, timing=Timing(repeats=11, limit=10.0))
+    if keep is not None:
+        record["file"] = f"{name}.taut"
+        taut.save(model, keep / record["file"])
+    return record | latency(times["packed"]), latency(times["dense"])
+
+
+def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> None:
+    """Train, compress in several ways, measure."""
+    recipe = RECIPES[NETWORK, DATASET] | ({"epochs": args.epochs} if args.epochs else {})
+    copies, seconds = binarized(splits, args.seed, recipe, args.threads, keep=args.examples is None)
+    whole = wrap(copy.deepcopy(copies), {BINARY: Binary()}).finalize().eval()
+    dense, wanted = bake(whole), sum(p.numel() for p in copies.parameters())
+    before, _ = measured(whole, dense, splits, args.keep, f"{NETWORK}-s{args.seed}")
+    shared = {"study": "binary", "network": NETWORK, "dataset": DATASET, "training": "Binary()", "seed": args.seed}
+    reference = before | {"bytes": 4 * wanted}
+    run(shared, {"stage": "trained"}, "Binary", args, lambda: (before, {}), reference, {"train_seconds": seconds})
+    for share, count in points:
+        start = time.perf_counter()
+        tuning = recipe | {"epochs": args.tuning, "lr": recipe["lr"] / 4}
+        setting = {"stage": "tuned", "keep": share, "kernels": count, "tuning": args.tuning, "epochs": recipe["epochs"]}
+        method = " + ".join(["shrink"] * (share < 1) + [f"BinaryKernels(k={count})" if count else "Binary"])
+
+        def point(share: float = share, count: int = count, tuning: Record = tuning) -> tuple[Record, Record]:
+            model = compressed(copies, splits, share, count, tuning, args.seed, args.threads)
+            return measured(model, dense, splits, args.keep, f"{NETWORK}-s{args.seed}-{share:g}-{count}")
+
+        run(shared, setting, method, args, point, reference, {"start": start})
+
+
+def run(shared: Record, setting: Record, method: str, args: Any, point: Any, reference: Record, seconds: Record) -> None:
+    """One record, unless it is there already."""
+    key = shared | {"setting": setting, "method": method}
+    done = read_records(args.out) if args.out.exists() else []
+    if any(all(record.get(name) == value for name, value in key.items()) for record in done):
+        return
+    found, against = point()
+    took = {"compress_seconds": time.perf_counter() - seconds["start"]} if "start" in seconds else seconds
+    append_record(args.out, key | found | {"baseline": reference | against} | took | about())
+    ratio = reference["bytes"] / found["bytes"]
+    print(
+        f"{method} {setting}: {ratio:.1f} times, validation {found['metric_val']:.4f} of {reference['metric_val']:.4f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Read the command line and run a part of the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["kernels", "network"])
+    parser.add_argument("--data-dir", type=Path, help="folder of CIFAR-10's files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="of training, in place of the recipe's")
+    parser.add_argument("--tuning", type=int, default=30, help="epochs of fine-tuning after each compression")
+    parser.add_argument("--examples", type=int, help="use only so many of each part of the data, and keep no baseline: for a try")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=25, help="timings of each layer")
+    parser.add_argument("--keep", type=Path, help="leave the files in this folder")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if args.part == "kernels":
+        kernels(args.out, Timing(repeats=args.repeats, min_seconds=2e-3, limit=20.0))
+        return
+    torch.set_num_threads(args.threads)
+    if args.keep is not None:
+        args.keep.mkdir(parents=True, exist_ok=True)
+    splits = load(DATASET, args.data_dir)
+    if args.examples:
+        parts = (part.take(args.examples) for part in (splits.train, splits.val, splits.test))
+        splits = Splits(splits.name, *parts)
+    network(splits, args)
+
+
+if __name__ == "__main__":
+    main()
