@@ -11,7 +11,7 @@ equal. In ``setting``: ``shape``, ``batch``, ``speedup`` and ``speedup_cpu``, th
 ``network``: ``bnn-small`` is trained with binary weights and activations, its real-valued copies kept in
 ``benchmarks/baselines``. Then, each from there, with the same fine-tuning: as it is; with few kernels (the ``kernels`` of
 ``taut.parametrizations.Binary``); with fewer filters (``taut.shrink``); with both. Weights stay binary; the two real layers are
-put on 8 bits, batch norms on short grids. One record a point, with the bytes of its file, its accuracy on validation and test data,
+put on 8 bits, batch norms on short grids. One record a point, with the bytes of its file, its validation and test accuracy,
 and its latency in torch, packed, in turn with that of the dense float32 network of the same layers, the ``baseline``, whose
 ``bytes`` are 4 for each parameter and whose accuracy is that of the binarized network before compression. Points that are in the
 records are not run again.
