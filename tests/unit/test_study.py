@@ -1,22 +1,8 @@
 """Study ``train-taut``: its plans are whole, its choices are by validation data alone, and its page says what the records say."""
 
-import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """The folder of the studies, importable as its scripts are when they run."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and str(ROOT / "benchmarks") in str(sys.modules[name].__file__):
-            del sys.modules[name]
 
 
 def test_the_page_says_what_the_records_say(scripts):
