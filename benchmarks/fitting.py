@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from time import perf_counter
 
 from families import Trained
 from plans import Plan
@@ -17,8 +19,31 @@ from taut.reparametrize import Wrapped, wrap
 BATCH = 128
 
 
+class Spent:
+    """The seconds that a training has taken, over all of its runs; ``tick`` is its ``progress``."""
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.files = [] if checkpoint is None else [checkpoint, checkpoint.with_suffix(".seconds")]
+        self.seconds = float(self.files[1].read_text()) if self.files and self.files[1].exists() else 0.0
+        self.start = perf_counter()
+
+    def tick(self, epoch: int, epochs: int, loss: float) -> None:
+        """An epoch has ended."""
+        now = perf_counter()
+        self.seconds, self.start = self.seconds + now - self.start, now
+        if self.files:
+            self.files[1].write_text(str(self.seconds))
+            print(f"{self.files[0].stem}: {epoch}/{epochs}, loss {loss:.4f}, {self.seconds:.0f} s", flush=True)
+
+    def close(self) -> None:
+        """The records are whole: what was kept to go on with is not needed any more."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
+
+
 def fit(
-    plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int, progress: Progress | None = None
+    plan: Plan, how: Training, model: nn.Module, splits: Splits, epochs: int, seed: int, progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Trained:  # fmt: skip
     """One way of training. The last layer has no penalty: its rows are the classes."""
     names, skeleton = list(find_layers(model)), copy.deepcopy(model)
@@ -32,7 +57,7 @@ def fit(
     train(
         model, splits, batch_size=BATCH, augment=plan.augment, optimizer="sgd", schedule="cosine", epochs=epochs, lr=plan.lr,
         weight_decay=max(how.decay, plan.decay), regularizers=regularizers, every=EVERY, per=how.per, seed=seed,
-        warmup=steps // 10 if regularizers else 0, penalty=penalty, progress=progress,
+        warmup=steps // 10 if regularizers else 0, penalty=penalty, progress=progress, checkpoint=checkpoint,
         around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
     calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]

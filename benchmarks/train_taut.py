@@ -2,7 +2,7 @@
 
     python benchmarks/train_taut.py lenet-300-100 mnist --data-dir DIR --workers 2
     python benchmarks/train_taut.py lenet-5-caffe fashion-mnist --data-dir DIR --workers 2
-    python benchmarks/train_taut.py resnet-20 cifar-10 --data-dir DIR --workers 2
+    python benchmarks/train_taut.py resnet-20 cifar-10 --data-dir DIR --workers 2 --resume DIR2
     python benchmarks/train_taut.py lenet-300-100 mnist --data-dir DIR --slice       a few minutes: one seed, three ways
 
 Every way of ``trainings.py`` trains the network with the same data, augmentation, epochs and schedule. The first seed tries
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from families import FAMILIES, Candidates, Trained, plain
-from fitting import fit, tune
+from fitting import Spent, fit, tune
 from plans import PLANS, SLICE, Plan
 from torch import nn
 from trainings import WAYS
@@ -48,7 +48,7 @@ from taut.records import read_records
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "train-taut.jsonl"
-DATA, KEEP = "TAUT_DATA_DIR", "TAUT_KEEP_DIR"
+DATA, KEEP, RESUME = "TAUT_DATA_DIR", "TAUT_KEEP_DIR", "TAUT_RESUME_DIR"
 REPEATED = 2
 """Strengths of a way that are run with more seeds."""
 TIMING = Timing(repeats=11, limit=2.0)
@@ -63,10 +63,11 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     strength = WAYS[way].strengths[rank]
     training = WAYS[way].at(strength)
     later = round(training.early * epochs)
-    start = perf_counter()
-    trained = fit(plan, training, build(network, seed), splits, epochs - later, seed)
-    seconds = perf_counter() - start
-    label = f"{WAYS[way].name or way} {strength:g}"
+    label, folder = f"{WAYS[way].name or way} {strength:g}", os.environ.get(RESUME)
+    checkpoint = None if folder is None else Path(folder, f"{network}-{dataset}-{way}-{strength:g}-s{seed}.ckpt")
+    spent = Spent(checkpoint)
+    trained = fit(plan, training, build(network, seed), splits, epochs - later, seed, spent.tick, checkpoint)
+    seconds = spent.seconds
     shared = {
         "network": network, "dataset": dataset, "training": label, "seed": seed, "train_seconds": seconds,
         "version": VERSION, "machine": machine(), "torch": torch.__version__,
@@ -96,6 +97,7 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
             more = {"method": f"{family}, fine-tuned", "setting": {**setting, "tuned": tuning}, "how": how}
             more["compress_seconds"] = perf_counter() - start
             records.append(shared | measured(tuned, trained, f"{name}-tuned", against) | more)
+    spent.close()
     return records
 
 
@@ -163,11 +165,11 @@ def favourites(records: Iterable[Record], network: str, way: str, plan: Plan) ->
 def main() -> None:
     """Run the sweeps, one way after the other."""
     args = arguments()
-    for variable, folder in ((DATA, args.data_dir), (KEEP, args.keep)):
+    for variable, folder in ((DATA, args.data_dir), (KEEP, args.keep), (RESUME, args.resume)):
         if folder is not None:
             os.environ[variable] = str(folder)
-    if args.keep is not None:
-        args.keep.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (args.keep, args.resume)):
+        folder.mkdir(parents=True, exist_ok=True)
     out = args.out or (RESULTS.with_stem("train-taut-slice") if args.slice else RESULTS)
     failed = []
     for spec in specs(args.network, args.dataset, args.slice, out):
@@ -191,6 +193,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ray", action="store_true", help="as tasks of a Ray cluster")
     parser.add_argument("--slice", action="store_true", help="three ways, two strengths, one seed, few epochs")
     parser.add_argument("--keep", type=Path, help="leave the files of the networks in this folder")
+    parser.add_argument("--resume", type=Path, help="keep unfinished trainings here after every epoch, and go on with them")
     parser.add_argument("--out", type=Path, help="instead of the committed results")
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from taut.bench.checkpoint import Checkpoint
 from taut.bench.data import Batches, Split, Splits
 from taut.budget.recover import Penalty
 from taut.errors import TautError
@@ -55,6 +57,7 @@ def train(
     progress: Progress | None = None,
     penalty: Penalty | None = None,
     around: Callable[[Optimizer], Optimizer] | None = None,
+    checkpoint: Path | None = None,
 ) -> nn.Module:
     """Train ``model`` in place on ``splits.train`` by cross-entropy and return it, in evaluation mode.
 
@@ -65,10 +68,12 @@ def train(
     multiply-add of a layer (:func:`taut.strengths.even`). ``penalty(done)`` is added to the loss, ``done`` the part of the
     training that is over, 0 to 1. ``around(optimizer)`` is stepped in the optimizer's place, as a peer's wrapper is. ``threads``
     sets torch's threads while training. ``progress(epoch, epochs, loss)`` is called after every epoch with the mean training
-    loss, without penalties. Nothing is chosen by validation data.
+    loss, without penalties. After every epoch the state is kept in the file ``checkpoint``, if one is named; the same training
+    called again goes on from there, to the same weights, and the file stays. Nothing is chosen by validation data.
 
     Raises:
-        TautError: an unknown optimizer, schedule or augmentation, epochs below 1, or a loss that is no longer finite.
+        TautError: an unknown optimizer, schedule or augmentation, epochs below 1, a loss that is no longer finite, or a
+            checkpoint of another training.
 
     Example:
         >>> from taut.bench.data import load
@@ -94,13 +99,26 @@ def train(
     with _threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.train()
-        for epoch in range(epochs):
+        kept = None if checkpoint is None else _kept(checkpoint, model, stepper, scheduler, {
+            "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment, "seed": seed,
+            "optimizer": optimizer, "schedule": schedule, "regularizers": regularizers, "every": every, "warmup": warmup,
+        })  # fmt: skip
+        batches.epoch = 0 if kept is None else kept.resume()
+        for epoch in range(batches.epoch, epochs):
             loss = _epoch(model, batches, stepper, scheduler, _part(penalty, epoch, epochs))
             if not np.isfinite(loss):
                 raise TautError(f"the training loss is {loss} in epoch {epoch + 1}; lower lr (it is {lr})")
+            if kept is not None:
+                kept.write(epoch + 1)
             if progress is not None:
                 progress(epoch + 1, epochs, loss)
     return model.to(memory_format=torch.contiguous_format).eval()
+
+
+def _kept(
+    path: Path, model: nn.Module, stepper: Optimizer, scheduler: LRScheduler, settings: Mapping[str, Any]
+) -> Checkpoint:  # fmt: skip
+    return Checkpoint(path, {"model": model, "stepper": stepper, "scheduler": scheduler}, settings)
 
 
 def _part(penalty: Penalty | None, epoch: int, epochs: int) -> Penalty | None:
