@@ -23,22 +23,16 @@ class Spent:
     """The seconds that a training has taken, over all of its runs; ``tick`` is its ``progress``."""
 
     def __init__(self, checkpoint: Path | None) -> None:
-        self.files = [] if checkpoint is None else [checkpoint, checkpoint.with_suffix(".seconds")]
-        self.seconds = float(self.files[1].read_text()) if self.files and self.files[1].exists() else 0.0
+        self.file = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.seconds")
+        self.seconds = float(self.file.read_text()) if self.file is not None and self.file.exists() else 0.0
         self.start = perf_counter()
 
     def tick(self, epoch: int, epochs: int, loss: float) -> None:
         """An epoch has ended."""
         now = perf_counter()
         self.seconds, self.start = self.seconds + now - self.start, now
-        if self.files:
-            self.files[1].write_text(str(self.seconds))
-            print(f"{self.files[0].stem}: {epoch}/{epochs}, loss {loss:.4f}, {self.seconds:.0f} s", flush=True)
-
-    def close(self) -> None:
-        """The records are whole: what was kept to go on with is not needed any more."""
-        for file in self.files:
-            file.unlink(missing_ok=True)
+        if self.file is not None:
+            self.file.write_text(str(self.seconds))
 
 
 def fit(

@@ -64,7 +64,7 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     training = WAYS[way].at(strength)
     later = round(training.early * epochs)
     label, folder = f"{WAYS[way].name or way} {strength:g}", os.environ.get(RESUME)
-    checkpoint = None if folder is None else Path(folder, f"{network}-{dataset}-{way}-{strength:g}-s{seed}.ckpt")
+    checkpoint = None if folder is None else Path(folder, f"{network}-{dataset}-{label}-s{seed}.ckpt")
     spent = Spent(checkpoint)
     trained = fit(plan, training, build(network, seed), splits, epochs - later, seed, spent.tick, checkpoint)
     seconds = spent.seconds
@@ -97,7 +97,6 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
             more = {"method": f"{family}, fine-tuned", "setting": {**setting, "tuned": tuning}, "how": how}
             more["compress_seconds"] = perf_counter() - start
             records.append(shared | measured(tuned, trained, f"{name}-tuned", against) | more)
-    spent.close()
     return records
 
 
@@ -193,7 +192,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ray", action="store_true", help="as tasks of a Ray cluster")
     parser.add_argument("--slice", action="store_true", help="three ways, two strengths, one seed, few epochs")
     parser.add_argument("--keep", type=Path, help="leave the files of the networks in this folder")
-    parser.add_argument("--resume", type=Path, help="keep unfinished trainings here after every epoch, and go on with them")
+    parser.add_argument("--resume", type=Path, help="keep trainings here after every epoch, to go on with or use again")
     parser.add_argument("--out", type=Path, help="instead of the committed results")
     return parser.parse_args()
 
