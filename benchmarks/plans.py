@@ -9,7 +9,7 @@ from trainings import WAYS
 @dataclass(frozen=True)
 class Plan:
     """One network's part of the study: ``epochs`` of training, and of the ``tuning`` after compression; ``levels`` of ``unit``;
-    ``pairs`` of ways and families, all of them by default; ``ranks``: which of a way's strengths are tried, all by default;
+    ``pairs`` of ways and families, all of them by default; ``ranks``: which of a way's strengths are tried, all if not named;
     ``decay``: the least weight decay, of every way.
     """
 
@@ -18,7 +18,7 @@ class Plan:
     levels: tuple[float, ...] = (2, 5, 10, 20, 40, 80)
     unit: str = "params"
     pairs: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: way.families for name, way in WAYS.items()})
-    ranks: tuple[int, ...] | None = None
+    ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     lr: float = 0.05
     decay: float = 0.0
@@ -28,13 +28,14 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(30, 5),
     "lenet-5-caffe": Plan(
-        15, 3, (2, 5, 10, 20, 40), ranks=(1, 2), pairs={
+        15, 3, (2, 5, 10, 20, 40), ranks=dict.fromkeys(("l2", "nuclear + sparse group", "l1", "group lasso"), (1, 2)), pairs={
             "plain": ("low-rank", "pruning"), "l2": ("low-rank",), "nuclear + sparse group": ("low-rank",), "l1": ("pruning",),
             "group lasso": ("neurons",),
         },
     ),
     "resnet-20": Plan(
         30, 3, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop",
+        ranks={"nuclear": (0,), "nuclear + sparse group": (0,), "trained rank pruning": (1,)},
         pairs=dict.fromkeys(("plain", "nuclear", "nuclear + sparse group", "trained rank pruning"), ("low-rank",)),
     ),
 }  # fmt: skip

@@ -137,8 +137,7 @@ def specs(network: str, dataset: str, short: bool, out: Path) -> Iterable[dict[s
     fixed = {"network": network, "dataset": dataset, "epochs": 5 if short else plan.epochs, "tuning": 1 if short else plan.tuning}
     for seed in plan.seeds[:1] if short else plan.seeds:
         for way in SLICE if short else plan.pairs:
-            every = range(len(WAYS[way].strengths))
-            ranks = [i for i in every if len(every) == 1 or i in (plan.ranks or every)]
+            ranks = list(plan.ranks.get(way, range(len(WAYS[way].strengths))))
             if short:
                 ranks = list(SLICE[way])
             elif seed != plan.seeds[0]:

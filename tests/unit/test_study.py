@@ -1,5 +1,6 @@
 """Study ``train-taut``: its plans are whole, its choices are by validation data alone, and its page says what the records say."""
 
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +60,18 @@ def test_specs_of_a_run_of_a_few_minutes(scripts, tmp_path):
     found = list(specs("lenet-300-100", "mnist", True, tmp_path / "none.jsonl"))
     assert [spec["grid"]["way"] for spec in found] == [["plain"], ["nuclear + sparse group"], ["group lasso"]]
     assert all(spec["grid"]["seed"] == [0] and spec["fixed"]["epochs"] == 5 for spec in found)
+
+
+def test_the_strengths_of_a_plan_exist(scripts, tmp_path):
+    from plans import PLANS
+    from train_taut import specs
+    from trainings import WAYS
+
+    for network, plan in PLANS.items():
+        assert set(plan.ranks) <= set(plan.pairs)
+        first = [spec["grid"] for spec in islice(specs(network, "any", False, tmp_path / "none.jsonl"), len(plan.pairs))]
+        assert [grid["way"][0] for grid in first] == list(plan.pairs)
+        for grid in first:
+            (way,) = grid["way"]
+            assert grid["rank"] == list(plan.ranks.get(way, range(len(WAYS[way].strengths))))
+            assert all(rank < len(WAYS[way].strengths) for rank in grid["rank"])
