@@ -1,0 +1,124 @@
+"""Study ``zero-loss``: how small does a trained network get with nothing lost, and with what certainty?
+
+    python benchmarks/zero_loss.py lenet-300-100 mnist --data-dir DIR --seed 0
+    python benchmarks/zero_loss.py lenet-5-caffe mnist --data-dir DIR --seed 0 --drops 0 0.1 0.5 1
+
+Starts from the committed baseline of the seed (``benchmarks/baselines``). First the dense network is given what compression will
+have: as many epochs of the same recovery, with the same augmentation and distillation; what is better on validation data is the
+reference. Then one ``taut.compress`` for each allowed drop of validation accuracy (in points), each within its minutes. The
+smallest network within the budget is delivered, written and read back, and test data is looked at once, for it.
+
+One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
+the change of the test metric with its paired 95 % interval and the p-value of the exact McNemar test; ``baseline`` is the
+reference. A drop whose record is there is not run again.
+"""
+
+import argparse
+import copy
+import shlex
+import sys
+import tempfile
+from math import inf
+from pathlib import Path
+from time import monotonic
+
+import torch
+from baselines import trained
+from first_path import hidden
+
+from taut.bench.data import Batches, load
+from taut.bench.networks import build
+from taut.bench.recipes import RECIPES, evaluate
+from taut.budget import Budget, Recovery, compress
+from taut.budget.recover import recover
+from taut.curve import Point
+from taut.deliver import deliver
+from taut.objective import Objective
+from taut.records import append_record, read_records
+
+RESULTS = Path(__file__).parent / "results" / "zero-loss.jsonl"
+RECOVERY = {
+    "lenet-300-100": Recovery(epochs=60, lr=2e-3, first=0.016),
+    "lenet-5-caffe": Recovery(epochs=18, lr=2e-3, first=0.006),
+    "resnet-20": Recovery(epochs=6, lr=1e-3, first=0.1),
+    "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
+}
+MINUTES = {"lenet-300-100": 15, "lenet-5-caffe": 15, "resnet-20": 60, "vgg-small": 60}
+
+
+class Study:
+    """One baseline, its data and its reference."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.how = args, RECOVERY[args.network]
+        splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
+        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=recipe["augment"])
+        self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
+        self.labels = {"study": "zero-loss", "network": args.network, "dataset": args.dataset, "training": "plain"}
+        before = trained(args.network, args.dataset, args.seed)
+        longer = copy.deepcopy(before)
+        recover(longer, before, self.train, Objective(), self.how, seed=args.seed, deadline=inf)
+        found = {"as trained": before, "trained on": longer}
+        accuracy = {name: evaluate(model, splits.val)[1] for name, model in found.items()}
+        self.start = max(accuracy, key=lambda name: accuracy[name])
+        self.reference = found[self.start]
+        print(f"reference: {self.start}, validation {accuracy}", flush=True)
+
+    def run(self, drop: float) -> None:
+        """Compress under one budget, and append the record of the network that was chosen."""
+        args, start = self.args, monotonic()
+
+        def tell(point: Point) -> None:
+            kept = "kept" if point.kept else "-"
+            print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
+
+        result = compress(
+            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.how, seed=args.seed,
+            time_limit=60 * args.minutes, progress=tell, labels=self.labels,
+        )  # fmt: skip
+        seconds = monotonic() - start
+        command = shlex.join(["python", "benchmarks/zero_loss.py", *hidden(sys.argv[1:])])
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) if args.keep is None else args.keep / f"{args.network}-s{args.seed}-{drop:g}"
+            done = deliver(
+                result, folder, build(args.network), self.val, test=self.test, command=command, labels=self.labels
+            )  # fmt: skip
+            chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
+        setting = {"max_drop": drop, "minutes": args.minutes, "recovery": str(self.how), "reference": self.start}
+        more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"], "compress_seconds": seconds}
+        append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
+        print(done.summary["ratio"], done.summary["test"], flush=True)
+
+
+def main() -> None:
+    """One search a drop that has no record yet."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    known = read_records(args.out) if args.out.exists() else []
+    done = {(r["network"], r["seed"], r["setting"]["max_drop"]) for r in known}
+    drops = [drop for drop in args.drops if (args.network, args.seed, drop) not in done]
+    if drops:
+        study = Study(args)
+        for drop in drops:
+            study.run(drop)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=sorted(RECOVERY))
+    parser.add_argument("dataset", choices=["mnist", "cifar-10"])
+    parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
+    parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
+    parser.add_argument("--drops", type=float, nargs="+", default=[0.0, 0.1, 0.5, 1.0], help="in points of validation accuracy")
+    parser.add_argument("--minutes", type=float, help="time limit of each search")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    args.minutes = args.minutes or MINUTES[args.network]
+    return args
+
+
+if __name__ == "__main__":
+    main()
