@@ -6,7 +6,8 @@
 
 ``kernels``: a linear layer of signs on a batch of signs, float32 in torch and packed (``taut.xnor``), timed in turn in one run on
 one thread; packing the inputs is part of the packed time, and both are called as modules. The outputs are compared first, and
-equal. In ``setting``: ``shape``, ``batch``, ``speedup`` and ``speedup_cpu``, the ratios of wall and of processor time.
+equal. In ``setting``: ``shape``, ``batch``, ``speedup`` and ``speedup_cpu``, the ratios of wall and of processor time, and
+``speedup_kernel``, that of the dense module over the packed kernel without Python around it.
 
 ``network``: ``bnn-small`` is trained with binary weights and activations, its real-valued copies kept in
 ``benchmarks/baselines``. Then, each from there, with the same fine-tuning: as it is; with few kernels (the ``kernels`` of
@@ -82,13 +83,17 @@ def kernels(out: Path, timing: Timing) -> None:
             with torch.no_grad():
                 if not torch.equal(dense(x), packed(x)):
                     raise SystemExit(f"{size} x {size}, batch {batch}: the outputs differ")
-                runners = {"dense": lambda layer=dense, x=x: layer(x), "packed": lambda layer=packed, x=x: layer(x)}
+                runners = {
+                    "dense": lambda layer=dense, x=x: layer(x), "packed": lambda layer=packed, x=x: layer(x),
+                    "kernel": bare(packed, x),
+                }  # fmt: skip
                 wall = time_in_turn(runners, timing, batch=batch)
                 own = {name: processor_ms(run) for name, run in runners.items()}
             setting = {"shape": [size, size], "batch": batch, "threads": 1, "outputs": "equal"}
             setting |= {
                 "speedup": wall["dense"].median_ms / wall["packed"].median_ms,
                 "speedup_cpu": own["dense"] / own["packed"],
+                "speedup_kernel": wall["dense"].median_ms / wall["kernel"].median_ms,
             }
             record = {
                 "study": "binary", "network": f"linear-{size}", "dataset": "signs", "training": "none", "method": "xnor-popcount",
@@ -97,6 +102,12 @@ def kernels(out: Path, timing: Timing) -> None:
             }  # fmt: skip
             append_record(out, record | about())
             print(f"{size} x {size}, batch {batch}: {setting['speedup']:.1f} times as fast", flush=True)
+
+
+def bare(packed: nn.Module, x: torch.Tensor) -> Any:
+    """The kernel alone, packing and products, without what Python does around it."""
+    w, out = packed.weights, torch.empty(len(x), packed.weights.rows)
+    return lambda: w.linear(x.data_ptr(), len(x), w.inputs, *w.at, out.data_ptr())
 
 
 def processor_ms(run: Any, repeats: int = 15, seconds: float = 0.01) -> float:

@@ -150,7 +150,7 @@ def test_misuse_is_told(tmp_path):
         packed(x.clone().requires_grad_())
     with pytest.raises(TautError, match="float64"):
         packed(x.double())
-    with pytest.raises(TautError, match="70 inputs is given 35"):
+    with pytest.raises(TautError, match="70 inputs is given an input of shape"):
         packed(x.reshape(-1, 35))
     conv = pack(Conv(4, 3).model(), Conv(4, 3).x())
     for shape in ((2, 5, 7, 6), (4, 7, 6), (2, 4, 2, 6)):
