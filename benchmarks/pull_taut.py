@@ -16,13 +16,13 @@ leaves a record without bytes.
 import argparse
 import os
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from baselines import trained
+from running import DATA, KEEP, run_all, tell_workers
 from sharing import WAYS, Task
 from torch import nn
 
@@ -32,12 +32,10 @@ from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, evaluate
 from taut.codec.files import sizes
 from taut.deliver import machine
-from taut.errors import TautError
 from taut.measure import ledger
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "pull-taut.jsonl"
-DATA, KEEP = "TAUT_DATA_DIR", "TAUT_KEEP_DIR"
 EPOCHS = {"lenet-300-100": (30, 2e-3), "lenet-5-caffe": (12, 2e-3), "resnet-20": (6, 1e-3), "vgg-small": (4, 1e-3)}
 """Of every way, and the learning rate: the larger networks cost hours."""
 SLICE = ("steering", "k-means")
@@ -95,22 +93,9 @@ def specs(network: str, dataset: str, seeds: Iterable[int], ways: Iterable[str],
 def main() -> None:
     """Run the sweeps, one way after the other."""
     args = arguments()
-    for variable, folder in ((DATA, args.data_dir), (KEEP, args.keep)):
-        if folder is not None:
-            os.environ[variable] = str(folder)
-    if args.keep is not None:
-        args.keep.mkdir(parents=True, exist_ok=True)
+    tell_workers(args.data_dir, **{KEEP: args.keep})
     out = args.out or (RESULTS.with_stem("pull-taut-slice") if args.slice else RESULTS)
-    failed = []
-    for spec in specs(args.network, args.dataset, args.seeds, args.ways, args.slice):
-        try:
-            taut.sweep(spec, out, workers=args.workers, progress=partial(print, flush=True))
-            print(spec["grid"], "is done", flush=True)
-        except TautError as error:
-            failed.append(error)  # the other ways are run all the same
-            print(error, flush=True)
-    if failed:
-        raise SystemExit(f"{len(failed)} sweeps had points that failed; the same command runs those again")
+    run_all(specs(args.network, args.dataset, args.seeds, args.ways, args.slice), out, args.workers)
 
 
 def arguments() -> argparse.Namespace:

@@ -22,7 +22,6 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +30,7 @@ import torch
 from families import FAMILIES, Candidates, Trained, plain
 from fitting import Spent, fit, tune
 from plans import PLANS, SLICE, Plan
+from running import DATA, KEEP, RESUME, run_all, tell_workers
 from torch import nn
 from trainings import WAYS
 
@@ -40,7 +40,6 @@ from taut.bench.networks import build
 from taut.bench.recipes import evaluate
 from taut.codec.files import sizes
 from taut.deliver import machine
-from taut.errors import TautError
 from taut.latency import Timing, time_models_onnx
 from taut.layers import bake
 from taut.measure import ledger, reestimate_batchnorm
@@ -48,7 +47,6 @@ from taut.records import read_records
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "train-taut.jsonl"
-DATA, KEEP, RESUME = "TAUT_DATA_DIR", "TAUT_KEEP_DIR", "TAUT_RESUME_DIR"
 REPEATED = 2
 """Strengths of a way that are run with more seeds."""
 TIMING = Timing(repeats=11, limit=2.0)
@@ -163,22 +161,9 @@ def favourites(records: Iterable[Record], network: str, way: str, plan: Plan) ->
 def main() -> None:
     """Run the sweeps, one way after the other."""
     args = arguments()
-    for variable, folder in ((DATA, args.data_dir), (KEEP, args.keep), (RESUME, args.resume)):
-        if folder is not None:
-            os.environ[variable] = str(folder)
-    for folder in filter(None, (args.keep, args.resume)):
-        folder.mkdir(parents=True, exist_ok=True)
+    tell_workers(args.data_dir, **{KEEP: args.keep, RESUME: args.resume})
     out = args.out or (RESULTS.with_stem("train-taut-slice") if args.slice else RESULTS)
-    failed = []
-    for spec in specs(args.network, args.dataset, args.slice, out):
-        try:
-            taut.sweep(spec, out, workers=args.workers, ray=args.ray, progress=partial(print, flush=True))
-            print(spec["grid"], "is done", flush=True)
-        except TautError as error:
-            failed.append(error)  # the other ways are run all the same
-            print(error, flush=True)
-    if failed:
-        raise SystemExit(f"{len(failed)} sweeps had points that failed; the same command runs those again")
+    run_all(specs(args.network, args.dataset, args.slice, out), out, args.workers, args.ray)
 
 
 def arguments() -> argparse.Namespace:
