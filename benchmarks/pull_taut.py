@@ -86,7 +86,7 @@ def specs(network: str, dataset: str, seeds: Iterable[int], ways: Iterable[str],
         for way in SLICE if short else ways:
             settings = range(len(WAYS[way].settings))
             grid = {"way": [way], "rank": [1, 3] if short else list(settings), "seed": [seed]}
-            fixed = {"network": network, "dataset": dataset, "epochs": 8 if short else epochs, "lr": lr}
+            fixed = {"network": network, "dataset": dataset, "epochs": 20 if short else epochs, "lr": lr}
             yield {"study": "pull-taut", "run": "pull_taut:point", "grid": grid, "fixed": fixed}
 
 
