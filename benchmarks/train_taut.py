@@ -6,7 +6,7 @@
     python benchmarks/train_taut.py lenet-300-100 mnist --data-dir DIR --slice       a few minutes: one seed, three ways
 
 Every way of ``trainings.py`` trains the network with the same data, augmentation, epochs and schedule. The first seed tries
-all of its strengths; the two that are the best on validation data at most levels are run with the other seeds too. Each
+all of its strengths; those that are the best on validation data at some level are run with the other seeds too. Each
 trained network is compressed to every level (its parameters, or multiply-adds, divided by the level) by the families of
 ``families.py``, as it is and after the same short fine-tuning, and what comes out is measured and coded, on validation and test
 data. One record a level and network, appended to ``benchmarks/results/train-taut.jsonl``; finished points are not run again.
@@ -20,7 +20,6 @@ The outside peer's way needs ``pip install torchao --no-deps``; without it that 
 
 import argparse
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
@@ -47,8 +46,8 @@ from taut.records import read_records
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "train-taut.jsonl"
-REPEATED = 2
-"""Strengths of a way that are run with more seeds."""
+ALIVE = 0.8
+"""The accuracy from which a level has a say in which strengths are run with more seeds."""
 TIMING = Timing(repeats=11, limit=2.0)
 
 Record = dict[str, Any]
@@ -139,13 +138,15 @@ def specs(network: str, dataset: str, short: bool, out: Path) -> Iterable[dict[s
             if short:
                 ranks = list(SLICE[way])
             elif seed != plan.seeds[0]:
-                ranks = favourites(read_records(out), network, way, plan)
+                ranks = winners(read_records(out), network, way, plan)
             grid = {"way": [way], "rank": ranks, "seed": [seed]}
             yield {"study": "train-taut", "run": "train_taut:point", "grid": grid, "fixed": fixed}
 
 
-def favourites(records: Iterable[Record], network: str, way: str, plan: Plan) -> list[int]:
-    """The strengths of a way, by their place, that are the best at most levels, on the first seed's validation data."""
+def winners(records: Iterable[Record], network: str, way: str, plan: Plan) -> list[int]:
+    """The strengths of a way, by their place, that are the best at some level, on the first seed's validation data; levels at
+    which nothing is left of any of them choose none.
+    """
     strengths = WAYS[way].strengths
     if "hashed" in plan.pairs[way]:
         return list(range(len(strengths)))  # one network a level
@@ -154,8 +155,8 @@ def favourites(records: Iterable[Record], network: str, way: str, plan: Plan) ->
         setting = r["setting"]
         if (r["network"], r["seed"], setting["way"]) == (network, plan.seeds[0], way) and setting["level"] > 1:
             found.setdefault((r["method"], setting["level"]), []).append(r)
-    best_of = [max(tried, key=lambda r: r["metric_val"])["setting"]["strength"] for tried in found.values()]
-    return sorted(strengths.index(strength) for strength, _ in Counter(best_of).most_common(REPEATED))
+    best = [max(tried, key=lambda r: r["metric_val"]) for tried in found.values()]
+    return sorted({strengths.index(r["setting"]["strength"]) for r in best if r["metric_val"] >= ALIVE})
 
 
 def main() -> None:

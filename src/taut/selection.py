@@ -28,9 +28,11 @@ def matching(records: Iterable[Record], only: Mapping[str, Sequence[str]]) -> li
 def choose(records: Iterable[Record], knobs: Sequence[str], *, maximize: bool = True) -> list[Record]:
     """Of the records that differ in nothing but the seed and the ``knobs`` of their setting, those of the best knobs.
 
-    The best has the highest mean ``metric_val`` over the seeds (the lowest without ``maximize``; of equal ones the first); knobs
-    that fewer seeds were run with are not considered. The chosen value is taken off the end of ``training``, where it says the
-    strength, so that the chosen records of one way of training are one curve. Records without any of the knobs stay as they are.
+    The best has the highest mean ``metric_val`` (the lowest without ``maximize``; of equal ones the first) over the seeds that
+    all of them were run with: a first seed may try all, and only what won goes on. Where they have no seed in common, those with
+    most seeds are compared. All runs of the best are kept. The chosen value is taken off the end of ``training``, where it says
+    the strength, so that the chosen records of one way of training are one curve. Records without any of the knobs stay as they
+    are.
 
     Raises:
         TautError: none of the records has a knob of that name.
@@ -54,14 +56,21 @@ def choose(records: Iterable[Record], knobs: Sequence[str], *, maximize: bool = 
 
 
 def _best(found: Mapping[Group, list[Record]], maximize: bool) -> list[Record]:
-    seeds = {at: {r.get("seed") for r in records} for at, records in found.items()}
-    most = max(map(len, seeds.values()))
-    scores = {}
-    for at, records in found.items():
-        values = [value for r in records if (value := number(r, "metric_val")) is not None]
-        if len(seeds[at]) == most and values:
-            scores[at] = fmean(values) if maximize else -fmean(values)
-    return found[max(scores, key=lambda at: scores[at])] if scores else []
+    values = {
+        at: {r.get("seed"): value for r in records if (value := number(r, "metric_val")) is not None}
+        for at, records in found.items()
+    }
+    values = {at: runs for at, runs in values.items() if runs}
+    if not values:
+        return []
+    most = max(map(len, values.values()))
+    shared = set.intersection(*map(set, values.values()))
+    scores = {
+        at: fmean(value for seed, value in runs.items() if not shared or seed in shared)
+        for at, runs in values.items()
+        if shared or len(runs) == most
+    }
+    return found[max(scores, key=lambda at: scores[at] if maximize else -scores[at])]
 
 
 def _alike(record: Record, knobs: Sequence[str]) -> Group:
