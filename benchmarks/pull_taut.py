@@ -80,14 +80,15 @@ def measured(model: nn.Module, splits: Splits) -> Record:
 
 
 def specs(network: str, dataset: str, seeds: Iterable[int], ways: Iterable[str], short: bool) -> Iterable[dict[str, Any]]:
-    """The sweeps of the study: one a seed and way, since each way has its own settings."""
+    """The sweeps of the study: one a seed, a grid a way, since each way has its own settings."""
     epochs, lr = EPOCHS[network]
+    fixed = {"network": network, "dataset": dataset, "epochs": 20 if short else epochs, "lr": lr}
     for seed in seeds:
-        for way in SLICE if short else ways:
-            settings = range(len(WAYS[way].settings))
-            grid = {"way": [way], "rank": [1, 3] if short else list(settings), "seed": [seed]}
-            fixed = {"network": network, "dataset": dataset, "epochs": 20 if short else epochs, "lr": lr}
-            yield {"study": "pull-taut", "run": "pull_taut:point", "grid": grid, "fixed": fixed}
+        grids = [
+            {"way": [way], "rank": [1, 3] if short else list(range(len(WAYS[way].settings))), "seed": [seed]}
+            for way in (SLICE if short else ways)
+        ]
+        yield {"study": "pull-taut", "run": "pull_taut:point", "grid": grids, "fixed": fixed}
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def run_all(specs: Iterable[dict[str, Any]], out: Path, workers: int, ray: bool 
     for spec in specs:
         try:
             taut.sweep(spec, out, workers=workers, ray=ray, progress=partial(print, flush=True))
-            print(spec["grid"], "is done", flush=True)
+            print("done:", *spec["grid"], sep="\n  ", flush=True)
         except TautError as error:
             failed += 1
             print(error, flush=True)

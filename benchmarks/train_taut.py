@@ -127,20 +127,19 @@ def measured(model: nn.Module, trained: Trained, name: str, against: tuple[nn.Mo
 
 
 def specs(network: str, dataset: str, short: bool, out: Path) -> Iterable[dict[str, Any]]:
-    """The sweeps of the study: one a seed and way, since each way has its own strengths; made as they come, from the records so
-    far.
+    """The sweeps of the study: one a seed, a grid a way, since each way has its own strengths; made as they come, from the
+    records so far. Ways that compress the trainings of others come last, when those are there.
     """
     plan = PLANS[network]
     fixed = {"network": network, "dataset": dataset, "epochs": 5 if short else plan.epochs, "tuning": 1 if short else plan.tuning}
+    ways = sorted(SLICE if short else plan.pairs, key=lambda way: WAYS[way].name is not None)
     for seed in plan.seeds[:1] if short else plan.seeds:
-        for way in SLICE if short else plan.pairs:
-            ranks = list(plan.ranks.get(way, range(len(WAYS[way].strengths))))
-            if short:
-                ranks = list(SLICE[way])
-            elif seed != plan.seeds[0]:
-                ranks = winners(read_records(out), network, way, plan)
-            grid = {"way": [way], "rank": ranks, "seed": [seed]}
-            yield {"study": "train-taut", "run": "train_taut:point", "grid": grid, "fixed": fixed}
+        records = [] if short or seed == plan.seeds[0] else read_records(out)
+        grids = []
+        for way in ways:
+            ranks = SLICE[way] if short else plan.ranks.get(way, range(len(WAYS[way].strengths)))
+            grids.append({"way": [way], "rank": winners(records, network, way, plan) if records else list(ranks), "seed": [seed]})
+        yield {"study": "train-taut", "run": "train_taut:point", "grid": [grid for grid in grids if grid["rank"]], "fixed": fixed}
 
 
 def winners(records: Iterable[Record], network: str, way: str, plan: Plan) -> list[int]:

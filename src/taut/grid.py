@@ -21,11 +21,13 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a sweep runs: ``run`` (``"package.module:function"``) over every combination of ``grid``, with ``fixed`` added."""
+    """What a sweep runs: ``run`` (``"package.module:function"``) over every combination of each of the ``grids``, with ``fixed``
+    added.
+    """
 
     study: str
     run: str
-    grid: dict[str, list[Any]]
+    grids: list[dict[str, list[Any]]]
     fixed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -35,33 +37,46 @@ class Spec:
         unknown = set(data) - {"study", "run", "grid", "fixed"}
         if unknown:
             raise TautError(f"{where} has unknown keys {sorted(unknown)}; a sweep has study, run, grid and fixed")
-        for key, kind in (("study", str), ("run", str), ("grid", Mapping)):
-            if not isinstance(data.get(key), kind):
-                raise TautError(
-                    f"{where} needs {key!r} ({'an object' if kind is Mapping else 'a string'}), found {data.get(key)!r}"
-                )
+        for key in ("study", "run"):
+            if not isinstance(data.get(key), str):
+                raise TautError(f"{where} needs {key!r} (a string), found {data.get(key)!r}")
         fixed = data.get("fixed") or {}
         if not isinstance(fixed, Mapping):
             raise TautError(f"{where}: 'fixed' must be an object, found {fixed!r}")
-        for name, values in data["grid"].items():
-            if not isinstance(values, (list, tuple)) or not values:
-                raise TautError(f"{where}: grid {name!r} must be a list with at least one value, found {values!r}")
-        if both := set(fixed) & set(data["grid"]):
-            raise TautError(f"{where}: {sorted(both)} in both grid and fixed; keep one")
+        grids = _grids(data.get("grid"), fixed, where)
         try:
-            return cls(data["study"], data["run"], plain(data["grid"]), plain(fixed))
+            return cls(data["study"], data["run"], plain({"grids": grids})["grids"], plain(fixed))
         except TypeError as error:
             raise TautError(f"{where}: {error}; grid and fixed hold numbers, strings, lists and objects") from error
 
     def points(self) -> Iterator[Point]:
-        """The keyword arguments of every point, the last axis fastest."""
-        for values in itertools.product(*self.grid.values()):
-            yield {**self.fixed, **dict(zip(self.grid, values, strict=True))}
+        """The keyword arguments of every point: one grid after the other, the last axis fastest."""
+        for grid in self.grids:
+            for values in itertools.product(*grid.values()):
+                yield {**self.fixed, **dict(zip(grid, values, strict=True))}
+
+    def setting(self, point: Point) -> Point:
+        """What of a point's arguments comes from its grid."""
+        return {name: value for name, value in point.items() if name not in self.fixed}
 
     def key(self, point: Point) -> str:
         """A stable name for a point: a hash of the study, the function and the arguments, whatever their order."""
         text = json.dumps([self.study, self.run, point], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _grids(given: Any, fixed: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """One grid, or a list of them, checked."""
+    grids = [given] if isinstance(given, Mapping) else given
+    if not isinstance(grids, (list, tuple)) or not grids or not all(isinstance(grid, Mapping) for grid in grids):
+        raise TautError(f"{where} needs 'grid' (an object, or a list of objects), found {given!r}")
+    for grid in grids:
+        for name, values in grid.items():
+            if not isinstance(values, (list, tuple)) or not values:
+                raise TautError(f"{where}: grid {name!r} must be a list with at least one value, found {values!r}")
+        if both := set(fixed) & set(grid):
+            raise TautError(f"{where}: {sorted(both)} in both grid and fixed; keep one")
+    return list(grids)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def sweep(
     """Run every point of a grid that is not yet in ``out``; append its records; return all records of the grid, in its order.
 
     ``spec`` (a mapping, or a JSON or TOML file) declares ``study``, ``run`` (``"package.module:function"``, called with one
-    point's keyword arguments; it returns one record or a list of them), ``grid`` (``{name: [values]}``) and, optionally,
-    ``fixed`` arguments. Each record gets ``study``, ``setting`` and ``seed`` where the function left them out, and ``point``: the
-    hash of the arguments by which a later run knows that it is done.
+    point's keyword arguments; it returns one record or a list of them), ``grid`` (``{name: [values]}``, or a list of such
+    grids, for all of their points) and, optionally, ``fixed`` arguments. Each record gets ``study``, ``setting`` and ``seed``
+    where the function left them out, and ``point``: the hash of the arguments by which a later run knows that it is done.
 
     ``workers`` processes run side by side, each with its share of the cores as threads; ``ray=True`` runs the points as tasks of
     a Ray cluster instead (extra ``ray``). ``progress(done, total)`` is called after every point. As with every use of processes,
@@ -105,7 +105,7 @@ def _store(
     for index, record in enumerate(records):
         if index in known:
             continue
-        record = {"study": plan.study, "setting": {name: point[name] for name in plan.grid}, **record}
+        record = {"study": plan.study, "setting": plan.setting(point), **record}
         if "seed" in point:
             record.setdefault("seed", point["seed"])
         new.append(plain({**record, "point": {"hash": key, "index": index, "count": len(records)}}))
@@ -114,7 +114,7 @@ def _store(
 
 
 def _describe(plan: Spec, failures: list[tuple[Point, BaseException]], total: int) -> str:
-    shown = [f"  {json.dumps({name: point[name] for name in plan.grid})}: {type(e).__name__}: {e}" for point, e in failures[:10]]
+    shown = [f"  {json.dumps(plan.setting(point))}: {type(e).__name__}: {e}" for point, e in failures[:10]]
     rest = [f"  and {len(failures) - 10} more (see the log)"] if len(failures) > 10 else []
     head = f"{len(failures)} of {total} points of sweep {plan.study!r} failed; the others are stored; run it again for these:"
     return "\n".join([head, *shown, *rest])

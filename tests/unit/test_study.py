@@ -1,7 +1,8 @@
 """Study ``train-taut``: its plans are whole, its choices are by validation data alone, and its page says what the records say."""
 
-from itertools import islice
 from pathlib import Path
+
+from taut.records import append_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,9 +60,9 @@ def test_the_strengths_that_win_a_level_on_validation_data_go_on(scripts):
 def test_specs_of_a_run_of_a_few_minutes(scripts, tmp_path):
     from train_taut import specs
 
-    found = list(specs("lenet-300-100", "mnist", True, tmp_path / "none.jsonl"))
-    assert [spec["grid"]["way"] for spec in found] == [["plain"], ["nuclear + sparse group"], ["group lasso"]]
-    assert all(spec["grid"]["seed"] == [0] and spec["fixed"]["epochs"] == 5 for spec in found)
+    (spec,) = specs("lenet-300-100", "mnist", True, tmp_path / "none.jsonl")
+    assert sorted(grid["way"] for grid in spec["grid"]) == [["group lasso"], ["nuclear + sparse group"], ["plain"]]
+    assert all(grid["seed"] == [0] for grid in spec["grid"]) and spec["fixed"]["epochs"] == 5
 
 
 def test_the_strengths_of_a_plan_exist(scripts, tmp_path):
@@ -71,9 +72,24 @@ def test_the_strengths_of_a_plan_exist(scripts, tmp_path):
 
     for network, plan in PLANS.items():
         assert set(plan.ranks) <= set(plan.pairs)
-        first = [spec["grid"] for spec in islice(specs(network, "any", False, tmp_path / "none.jsonl"), len(plan.pairs))]
-        assert [grid["way"][0] for grid in first] == list(plan.pairs)
-        for grid in first:
+        grids = next(iter(specs(network, "any", False, tmp_path / "none.jsonl")))["grid"]
+        assert sorted(grid["way"][0] for grid in grids) == sorted(plan.pairs)
+        for grid in grids:
             (way,) = grid["way"]
             assert grid["rank"] == list(plan.ranks.get(way, range(len(WAYS[way].strengths))))
             assert all(rank < len(WAYS[way].strengths) for rank in grid["rank"])
+
+
+def test_a_later_seed_runs_what_won_and_trainings_that_others_use_first(scripts, tmp_path):
+    from train_taut import specs
+    from trainings import WAYS
+
+    out, strengths = tmp_path / "out.jsonl", {way: WAYS[way].strengths for way in ("l2", "l2, narrow")}
+    for way, won in (("l2", 2), ("l2, narrow", 1)):
+        setting = {"way": way, "strength": strengths[way][won], "level": 10}
+        append_record(out, {"network": "lenet-300-100", "seed": 0, "method": "any", "metric_val": 0.9, "setting": setting})
+    found = [spec["grid"] for spec in specs("lenet-300-100", "mnist", False, out)]
+    won = [{"way": ["l2"], "rank": [2]}, {"way": ["hashed"], "rank": [0, 1, 2, 3, 4, 5]}, {"way": ["l2, narrow"], "rank": [1]}]
+    assert found[1:] == [[{**grid, "seed": [seed]} for grid in won] for seed in (1, 2)]
+    names = [WAYS[grid["way"][0]].name for grid in found[0]]
+    assert names == sorted(names, key=lambda name: name is not None)

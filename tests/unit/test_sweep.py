@@ -105,6 +105,18 @@ def test_a_larger_grid_runs_only_what_is_new(place):
     assert set(calls(place).values()) == {1} and len(calls(place)) == 9
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_several_grids_are_one_sweep_and_what_they_share_is_run_once(place, workers):
+    out, grids = place / "out.jsonl", [{"rank": [1, 2], "seed": [0]}, {"rank": [2], "seed": [0, 1], "scale": [1, 3]}]
+    records = sweep({**spec("one"), "grid": grids}, out, workers=workers)
+    assert [(r["setting"], r["bytes"]) for r in records] == [
+        ({"rank": a, "seed": 0}, a) for a in (1, 2)
+    ] + [({"rank": 2, "seed": b, "scale": c}, 2 * c) for b in (0, 1) for c in (1, 3)]  # fmt: skip
+    assert sweep({**spec("one"), "grid": grids}, out, workers=workers) == records
+    sweep({**spec("one"), "grid": grids[0]}, out)
+    assert len(read_records(out)) == len(records)
+
+
 @pytest.mark.parametrize("change", [{"study": "t"}, {"run": "grid_points:many"}, {"fixed": {"scale": 2}}])
 def test_another_study_function_or_fixed_argument_is_another_point(place, change):
     plan, other = Spec.read(spec("one")), Spec.read({**spec("one"), **change})
@@ -206,6 +218,8 @@ def test_a_spec_in_a_file(place, suffix):
     path.write_text(json.dumps(spec("one")) if suffix == ".json" else toml)
     assert len(sweep(path, place / "out.jsonl")) == 6
     assert Spec.read(path) == Spec.read(spec("one"))
+    path.write_text(path.read_text().replace("[grid]", "[[grid]]"))
+    assert Spec.read(path) == Spec.read(spec("one"))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +231,10 @@ def test_a_spec_in_a_file(place, suffix):
         ({"run": "grid_points:not_callable"}, "not a function"),
         ({"run": 3}, "needs 'run'"),
         ({"grid": [1]}, "needs 'grid'"),
+        ({"grid": []}, "needs 'grid'"),
+        ({"grid": None}, "needs 'grid'"),
+        ({"grid": [{"rank": [1]}, {"rank": 3}]}, "must be a list"),
+        ({"grid": [{"seed": [1]}, {"rank": [1]}], "fixed": {"rank": 1}}, "both grid and fixed"),
         ({"grid": {"rank": []}}, "at least one value"),
         ({"grid": {"rank": 3}}, "must be a list"),
         ({"grid": {"rank": [object()]}}, "no JSON form"),
