@@ -1,8 +1,9 @@
-"""How ``small-1.taut`` (format 1) and ``small-1.safetensors`` were made: ``python tests/golden/make_golden.py``.
+"""How ``small-1.taut`` and ``neighbours-1.taut`` (format 1), each with its ``.safetensors``, were made: this program, with a name.
 
 They are never made again: a later version of taut must open them as they are. A new format gets files of its own.
 """
 
+import sys
 from pathlib import Path
 
 import torch
@@ -47,6 +48,23 @@ def state() -> dict:
     }
 
 
+def neighbours() -> dict:
+    """Weights that are told from those beside them: filters, an image's rows, and numbers at the places of a mask."""
+    g = torch.Generator().manual_seed(2)
+    filters = torch.randn(20, 1, 3, 3, generator=g) + 0.4 * torch.randn(20, 8, 3, 3, generator=g)
+    waves = torch.sin(torch.arange(14) / 2 + 6 * torch.rand(30, 14, 1, generator=g)).reshape(30, 196)
+    rows = torch.round(1.4 * waves + 0.3 * torch.randn(30, 196, generator=g)).to(torch.int8)
+    mask = filters.abs() > 0.7
+    indices = (torch.round(filters * 1.5).clamp(-2, 2) + 2)[mask].to(torch.uint8)
+    return {
+        "pruned.weight": PruneCode(CodebookCode(torch.linspace(-1, 1, 5), indices, False), mask),
+        "grid.weight": QuantizeCode(torch.tensor(0.05), rows),
+        "mask": filters > 1,
+    }
+
+
 if __name__ == "__main__":
-    save(state(), HERE / "small-1.taut", meta={"made": "golden"})
-    save_file({name: t.clone() for name, t in load_state_dict(HERE / "small-1.taut").items()}, HERE / "small-1.safetensors")
+    name = sys.argv[1]
+    save({"small": state, "neighbours": neighbours}[name](), HERE / f"{name}-1.taut", meta={"made": "golden"})
+    dense = {key: t.clone() for key, t in load_state_dict(HERE / f"{name}-1.taut").items()}
+    save_file(dense, HERE / f"{name}-1.safetensors")

@@ -163,6 +163,20 @@ class Decoder:
         """One symbol for each frequency of a one."""
         return self._coder.decode(_BINARY, _pairs(ones))
 
+    def mixed(self, run: Callable[[tuple[np.ndarray, np.ndarray, np.ndarray]], object]) -> None:
+        """Let compiled code decode bits under frequencies that it makes as it goes: see :func:`taut.codec.mixing.take`."""
+        words = self._coder.get_compressed()
+        state, left = np.zeros(1, dtype=np.uint64), np.array([len(words)], dtype=np.int64)
+        while left[0] and state[0] < 1 << 32:
+            left[0] -= 1
+            state[0] = state[0] << np.uint64(32) | np.uint64(words[left[0]])
+        run((state, left, words))
+        top = [int(state[0]) & 0xFFFFFFFF, int(state[0]) >> 32]
+        while top and not top[-1]:
+            top.pop()
+        words = np.concatenate([words[: left[0]], np.array(top, dtype=np.uint32)])
+        self._coder = _Ans(words) if len(words) else _Ans()
+
     def close(self) -> None:
         """Raise unless exactly everything was read."""
         if not self._coder.is_empty():

@@ -1,4 +1,5 @@
-"""Whole numbers: the shortest of a constant, raw bytes, a table, a geometric law, an adaptive model, size classes, or a split.
+"""Whole numbers: the shortest of a constant, raw bytes, a table, a geometric law, an adaptive model, size classes, a split, or
+neighbours.
 
 Each mode is one byte in the record's head; what it stores there and what goes through the entropy coder is in docs/format.md.
 """
@@ -7,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from taut.codec import masks
+from taut.codec import contexts, masks
 from taut.codec.coder import CHUNK, MAX_ALPHABET, Decoder, Encoder, code_bits, histogram
+from taut.codec.contexts import Within
 from taut.codec.models import (
     decode_adaptive,
     decode_table,
@@ -20,7 +22,7 @@ from taut.codec.models import (
 from taut.codec.wire import Reader, varint, zigzag
 from taut.errors import FormatError
 
-CONSTANT, RAW, TABLE, GEOMETRIC, ADAPTIVE, CLASSES, SPLIT = range(7)
+CONSTANT, RAW, TABLE, GEOMETRIC, ADAPTIVE, CLASSES, SPLIT, PLACED = range(8)
 ADAPTIVE_SYMBOLS, ADAPTIVE_ALPHABET = 1 << 16, 256
 Plan = tuple[bytes, Encoder]
 
@@ -30,8 +32,11 @@ def cost(plan: Plan) -> float:
     return 8 * len(plan[0]) + plan[1].bits
 
 
-def plan_ints(values: np.ndarray, shape: tuple[int, ...] = ()) -> Plan:
-    """The shortest head and coded part for 1-D integers (``shape``: the tensor's, where rows and columns may help)."""
+def plan_ints(values: np.ndarray, shape: tuple[int, ...] = (), within: Within | None = None) -> Plan:
+    """The shortest head and coded part for 1-D integers.
+
+    ``shape``: the tensor's, where rows and columns may help; ``within``: the mask at whose places the integers lie.
+    """
     low, high = int(values.min()), int(values.max())
     if low == high:
         return bytes([CONSTANT]) + varint(zigzag(low)), Encoder()
@@ -42,13 +47,24 @@ def plan_ints(values: np.ndarray, shape: tuple[int, ...] = ()) -> Plan:
     else:
         counts = histogram(values, low, size)
         plans += _histogram_plans(values, counts, low)
-        if len(shape) > 1 and 0.4 * len(values) < counts.max() and len(values) <= masks.MAX_ELEMENTS:
-            plans.append(_split(values, shape, low + int(counts.argmax())))
+        common = int(counts.argmax())
+        if len(shape) > 1 and len(values) <= masks.MAX_ELEMENTS and _gathered(counts, common):
+            plans.append(_split(values, shape, low + common))
+        if within is not None and (placed := contexts.plan_values(values, within)) is not None:
+            plans.append((bytes([PLACED]) + placed[0], placed[1]))
     best = min(plans, key=cost)
     return best if cost(best) < 8 * (1 + values.nbytes) else _raw(values)
 
 
-def read_ints(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _gathered(counts: np.ndarray, common: int) -> bool:
+    """Whether most numbers are near the common one, and a model of its places may pay."""
+    away = np.abs(np.arange(len(counts)) - common)
+    return bool(counts[common] > 0.4 * counts.sum() or (counts * away).sum() <= contexts.STEPS * counts.sum())
+
+
+def read_ints(
+    head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], dtype: np.dtype, within: Within | None = None
+) -> np.ndarray:
     """The integers that :func:`plan_ints` planned."""
     if count == 0:
         return np.zeros(0, dtype=dtype)
@@ -62,6 +78,10 @@ def read_ints(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], dt
         return _read_classes(head, dec, count, dtype)
     if mode == SPLIT:
         return _read_split(head, dec, count, shape, dtype)
+    if mode == PLACED:
+        wide = contexts.read_values(head, dec, within, count)
+        _fit(int(wide.min()), dtype), _fit(int(wide.max()), dtype)
+        return wide.astype(dtype)
     low, size = head.signed(), head.varint() + 1
     if not 1 < size <= MAX_ALPHABET:
         raise FormatError(f"an alphabet of {size} symbols is declared; at most {MAX_ALPHABET} are allowed")
@@ -115,7 +135,7 @@ def _split(values: np.ndarray, shape: tuple[int, ...], common: int) -> Plan:
     """Where the most common value is (rows and columns tell), and the others in a row."""
     other = values != common
     head, enc = masks.plan_mask(other, shape)
-    rest_head, rest = plan_ints(values[other])
+    rest_head, rest = plan_ints(values[other], within=Within(other.reshape(shape), common))
     both = Encoder()
     both.extend(enc)
     both.extend(rest)
@@ -130,7 +150,7 @@ def _read_split(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...], 
     # a split inside a split would recurse without end; a row of values is never split again
     if head.left and chosen and head.data[head.at] & 15 == SPLIT:
         raise FormatError("a split lies inside a split")
-    out[other] = read_ints(head, dec, chosen, (), dtype)
+    out[other] = read_ints(head, dec, chosen, (), dtype, Within(other.reshape(shape), common))
     return out
 
 

@@ -1,6 +1,6 @@
-"""Zeros and ones: constant, packed, one density, or a density for every row and column.
+"""Zeros and ones: constant, packed, one density, a density for every row and column, or told from their neighbours.
 
-The last one reads the mask row by row. A column's density is estimated from the rows above (and the columns beside it), a
+The last but one reads the mask row by row. A column's density is estimated from the rows above (and the columns beside it), a
 row's number of ones is stored as a class, and the odds of a one are the column's odds times the factor that brings the row to
 its number. All of it is whole-number arithmetic, so both sides get the same frequencies.
 """
@@ -12,12 +12,13 @@ from math import prod
 
 import numpy as np
 
+from taut.codec import contexts
 from taut.codec.coder import TOTAL, Decoder, Encoder, normalise
 from taut.codec.models import class_weights, count_classes, decode_adaptive, encode_adaptive
 from taut.codec.wire import Reader, varint
 from taut.errors import FormatError
 
-ZEROS, ONES, PACKED, DENSITY, CONTEXT = range(5)
+ZEROS, ONES, PACKED, DENSITY, CONTEXT, MIXED = range(6)
 MAX_ELEMENTS, MAX_SIDE = 1 << 24, 1 << 16
 THOROUGH = 1 << 21  # above this many elements fewer settings are tried
 PRIORS = (1, 2, 4, 12)  # strength of the overall density, in rows
@@ -56,6 +57,9 @@ def plan_mask(bits: np.ndarray, shape: tuple[int, ...]) -> tuple[bytes, Encoder]
     plans = [(packed, Encoder()), (bytes([DENSITY]) + varint(ones), enc)]
     if 64 <= len(bits) <= MAX_ELEMENTS and ones > 8:
         plans += _context(bits, shape, ones, enough=0.99 * enc.bits)
+        if contexts.fits(shape):
+            head, mixed = contexts.plan_places(bits, shape)
+            plans.append((bytes([MIXED]) + head, mixed))
     return min(plans, key=lambda plan: 8 * len(plan[0]) + plan[1].bits)
 
 
@@ -69,6 +73,8 @@ def read_mask(head: Reader, dec: Decoder, count: int, shape: tuple[int, ...]) ->
     if mode == PACKED:
         packed = np.frombuffer(head.take(-(-count // 8)), dtype=np.uint8)
         return np.unpackbits(packed, count=count, bitorder="little").astype(bool)
+    if mode == MIXED:
+        return contexts.read_places(head, dec, count, shape)
     if mode not in (DENSITY, CONTEXT):
         raise FormatError(f"unknown mask mode {mode}")
     setting = Setting.of(head.byte()) if mode == CONTEXT else None

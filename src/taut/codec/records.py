@@ -26,6 +26,7 @@ from taut.codec.tree import (
     FLOAT,
     INT,
     KNOWN,
+    MASK_FIRST,
     MAX_DEPTH,
     NAMED,
     NONE,
@@ -39,6 +40,7 @@ from taut.codec.tree import (
 )
 from taut.codec.wire import text, varint, zigzag
 from taut.compressors.base import Code
+from taut.compressors.prune import PruneCode
 from taut.errors import FormatError, TautError
 
 
@@ -48,28 +50,35 @@ class _Writer:
 
     structure: bytearray = field(default_factory=bytearray)
     tensors: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
 
-    def add(self, value: Any, depth: int = 0) -> None:
+    def add(self, value: Any, depth: int = 0, mask: Tensor | None = None) -> None:
+        """``mask``: at whose places the elements of the tensors lie that have as many."""
         if depth > MAX_DEPTH:
             raise TautError(f"a code nests deeper than {MAX_DEPTH} levels")
         if isinstance(value, Tensor):
             self.structure += declare(value)
             self.tensors.append(value.detach().cpu().contiguous())
+            self.masks.append(mask)
+        elif type(value) is PruneCode:
+            self.structure.append(KNOWN + MASK_FIRST)
+            self.add(value.mask, depth + 1)
+            self.add(value.values, depth + 1, self.tensors[-1])
         elif isinstance(value, Code):
             self.structure += _class_tag(value)
             for part in value.fields().values():
-                self.add(part, depth + 1)
+                self.add(part, depth + 1, mask)
         elif isinstance(value, tuple):
             self.structure += bytes([TUPLE]) + varint(len(value))
             for part in value:
-                self.add(part, depth + 1)
+                self.add(part, depth + 1, mask)
         else:
             self.structure += _scalar(value)
 
     def record(self) -> bytes:
         heads, stream = bytearray(), Encoder()
-        for tensor in self.tensors:
-            head, enc = plan_tensor(tensor)
+        for tensor, mask in zip(self.tensors, self.masks, strict=True):
+            head, enc = plan_tensor(tensor, mask)
             heads += head
             stream.extend(enc)
         coded = stream.finish()

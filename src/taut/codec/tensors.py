@@ -11,6 +11,7 @@ from torch import Tensor
 
 from taut.codec import masks
 from taut.codec.coder import Decoder, Encoder
+from taut.codec.contexts import Within
 from taut.codec.floats import plan_floats, read_floats
 from taut.codec.ints import Plan, plan_ints, read_ints
 from taut.codec.wire import Reader, varint
@@ -61,8 +62,8 @@ def declare(tensor: Tensor) -> bytes:
     return bytes([tag]) + (varint(len(shape)) if rank == LONG_RANK else b"") + b"".join(map(varint, shape))
 
 
-def plan_tensor(tensor: Tensor) -> Plan:
-    """(head, coded part) of a contiguous tensor."""
+def plan_tensor(tensor: Tensor, mask: Tensor | None = None) -> Plan:
+    """(head, coded part) of a contiguous tensor; ``mask``: at whose places its elements lie, if it has as many."""
     shape, flat = tuple(tensor.shape), tensor.reshape(-1)
     if not flat.numel():
         return b"", Encoder()
@@ -71,7 +72,14 @@ def plan_tensor(tensor: Tensor) -> Plan:
     if tensor.dtype in _FLOATS:
         bits = flat.view(_SIGNED[flat.itemsize]).numpy().view(_UNSIGNED[flat.itemsize])
         return plan_floats(bits, shape, tensor.dtype == torch.float32)
-    return plan_ints(flat.view(torch.int64).numpy() if tensor.dtype == torch.uint64 else flat.numpy(), shape)
+    numbers = flat.view(torch.int64) if tensor.dtype == torch.uint64 else flat
+    return plan_ints(numbers.numpy(), shape, _within(shape, mask))
+
+
+def _within(shape: tuple[int, ...], mask: Tensor | None) -> Within | None:
+    if mask is None or mask.dtype != torch.bool or len(shape) != 1 or int(mask.sum()) != shape[0]:
+        return None
+    return Within(mask.numpy())
 
 
 def read_declared(tag: int, head: Reader) -> Declared:
@@ -89,8 +97,8 @@ def read_declared(tag: int, head: Reader) -> Declared:
     return Declared(DTYPES[number], shape)
 
 
-def read_tensor(declared: Declared, head: Reader, dec: Decoder) -> Tensor:
-    """The tensor itself."""
+def read_tensor(declared: Declared, head: Reader, dec: Decoder, mask: Tensor | None = None) -> Tensor:
+    """The tensor itself; ``mask`` as for :func:`plan_tensor`."""
     dtype, shape, count = declared.dtype, declared.shape, declared.elements
     if dtype == torch.bool:
         return torch.from_numpy(masks.read_mask(head, dec, count, shape)).reshape(shape)
@@ -100,4 +108,4 @@ def read_tensor(declared: Declared, head: Reader, dec: Decoder) -> Tensor:
         signed = bits.view(np.dtype(_UNSIGNED[size]).str.replace("u", "i"))
         return torch.from_numpy(signed).view(dtype).reshape(shape)
     kind = np.dtype(np.int64) if dtype == torch.uint64 else np.dtype(str(dtype).removeprefix("torch."))
-    return torch.from_numpy(read_ints(head, dec, count, shape, kind)).view(dtype).reshape(shape)
+    return torch.from_numpy(read_ints(head, dec, count, shape, kind, _within(shape, mask))).view(dtype).reshape(shape)

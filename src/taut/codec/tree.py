@@ -21,7 +21,9 @@ NONE, FALSE, TRUE, INT, FLOAT, STRING, TUPLE, NAMED = range(8)
 KNOWN = 0x10  # tags from here to SMALL: a class of CLASSES
 SMALL = 0x40  # tags from here to TENSOR: the whole numbers 0 … 63
 # the position is the number in the file: append only. Other classes are stored by name
-CLASSES = ("DenseCode", "TransposedCode", "LowRankCode", "PruneCode", "CodebookCode", "QuantizeCode")
+CLASSES = ("DenseCode", "TransposedCode", "LowRankCode", "PruneCode", "CodebookCode", "QuantizeCode", "PruneCode")
+MASK_FIRST = 6
+"""The number under which pruned weights are written: the mask first, and numbers at its places may be told from neighbours."""
 MAX_DEPTH = 32
 # what a record may expand to unless the caller says more
 FREE_ELEMENTS, ELEMENTS_PER_BYTE = 1 << 22, 1 << 10
@@ -52,6 +54,7 @@ class Node:
 
     cls: type[Code]
     fields: dict[str, Any]
+    mask_first: bool = False
 
 
 def parse(data: bytes | memoryview) -> Record:
@@ -106,7 +109,8 @@ def _read_node(tag: int, head: Reader, depth: int) -> Node:
     names = [f.name for f in dataclasses.fields(cls)]
     if tag == NAMED and (count := head.varint()) != len(names):
         raise FormatError(f"{name} was stored with {count} fields and has {len(names)} here: {', '.join(names)}")
-    return Node(cls, {n: _read_value(head, depth + 1) for n in names})
+    mask_first = tag == KNOWN + MASK_FIRST
+    return Node(cls, {n: _read_value(head, depth + 1) for n in (reversed(names) if mask_first else names)}, mask_first)
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Declared]]:
@@ -140,16 +144,22 @@ def materialise(record: Record, limit: int, used: dict[str, float] | None = None
     return value
 
 
-def _fill(tree: Any, heads: Reader, stream: Decoder, used: dict[str, float] | None, path: str) -> Any:
+def _fill(
+    tree: Any, heads: Reader, stream: Decoder, used: dict[str, float] | None, path: str, mask: Tensor | None = None
+) -> Any:  # fmt: skip
     if isinstance(tree, Declared):
         before = 8 * heads.at + 0.0, stream.bits
-        tensor = read_tensor(tree, heads, stream)
+        tensor = read_tensor(tree, heads, stream, mask)
         if used is not None:
             used[path] = (8 * heads.at - before[0] + before[1] - stream.bits) / 8
         return tensor
     if isinstance(tree, tuple):
-        return tuple(_fill(part, heads, stream, used, f"{path}.{i}".lstrip(".")) for i, part in enumerate(tree))
+        return tuple(_fill(part, heads, stream, used, f"{path}.{i}".lstrip("."), mask) for i, part in enumerate(tree))
     if isinstance(tree, Node):
-        parts = {n: _fill(part, heads, stream, used, f"{path}.{n}".lstrip(".")) for n, part in tree.fields.items()}
+        parts: dict[str, Any] = {}
+        for name, part in tree.fields.items():
+            parts[name] = _fill(part, heads, stream, used, f"{path}.{name}".lstrip("."), mask)
+            if tree.mask_first and isinstance(parts[name], Tensor) and name == "mask":
+                mask = parts[name]
         return tree.cls(**parts)
     return tree

@@ -1,0 +1,199 @@
+"""Masks and whole numbers coded by their neighbours: which neighbours and how fast to learn is tried, and the shortest is kept.
+
+The models are in :mod:`taut.codec.neighbours`; what is stored of them is one byte, and two numbers where a shape does not
+tell where the neighbours are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from taut.codec import neighbours
+from taut.codec.coder import PRECISION, TOTAL, Decoder, Encoder
+from taut.codec.wire import Reader, varint, zigzag
+from taut.errors import FormatError
+
+MAX_ELEMENTS = 1 << 21
+"""Of larger tensors the frequencies would take too much memory."""
+THOROUGH = 1 << 19
+"""Above this many elements fewer settings are tried."""
+SLOW = 14
+"""The fastest learning: steps of 2**-14; three slower ones, each half as fast."""
+NOWHERE, SHAPE, STORED = range(3)
+STEPS = 8
+"""Decisions for each whole number that are worth coding one by one."""
+MAX_SPAN = 512
+
+Shape = tuple[int, ...]
+Geometry = tuple[int, int]
+Coded = tuple[float, np.ndarray, np.ndarray]
+"""Bits, the decisions and their frequencies."""
+
+
+def fits(shape: Shape) -> bool:
+    """Whether a tensor has rows with neighbours in them, and not too many."""
+    return len(shape) > 1 and prod(shape) <= MAX_ELEMENTS and prod(shape[1:]) > 1
+
+
+def plan_places(mask: np.ndarray, shape: Shape) -> tuple[bytes, Encoder]:
+    """The head, without its mode, and the coded part of where a flat boolean array is true."""
+    matrix, ones = _matrix(mask, shape), int(mask.sum())
+    how, coded = _best(partial(_places, matrix, _density(ones, mask.size)), _geometries(matrix, shape), mask.size)
+    return varint(ones) + _head(*how, shape), _encoder(*coded[1:])
+
+
+def read_places(head: Reader, dec: Decoder, count: int, shape: Shape) -> np.ndarray:
+    """The flat boolean array that :func:`plan_places` planned."""
+    ones = head.varint()
+    if not 0 < ones < count:
+        raise FormatError(f"a mask of {count} elements declares {ones} ones")
+    how, matrix = _read_how(head, shape), np.zeros((shape[0], count // shape[0]), dtype=np.uint8)
+    dec.mixed(lambda coder: neighbours.places(matrix, _density(ones, count), how, coder, _NO_FREQS))
+    return matrix.reshape(-1).view(bool)
+
+
+@dataclass(frozen=True)
+class Within:
+    """Where a row of whole numbers lies: in order, at the places of a ``mask``. None of them is ``common``."""
+
+    mask: np.ndarray
+    common: int | None = None
+
+    def closed(self, values: np.ndarray) -> np.ndarray:
+        """The numbers, as if there were no such number as the common one."""
+        return values if self.common is None else values - (values > self.common)
+
+    def opened(self, values: np.ndarray) -> np.ndarray:
+        """The inverse of ``closed``."""
+        return values if self.common is None else values + (values >= self.common)
+
+
+def plan_values(values: np.ndarray, within: Within) -> tuple[bytes, Encoder] | None:
+    """The head, without its mode, and the coded part of whole numbers at the places of a mask.
+
+    Where the signs change is among what is tried: indices of a codebook do not say which of its values are negative. ``None``
+    where they are too many or too large for such a model.
+    """
+    wide = within.closed(values.astype(np.int64))
+    low, middle = int(wide.min()), int(np.median(wide))
+    span = int(wide.max()) - low + 1
+    if not fits(within.mask.shape) or not 1 < span <= MAX_SPAN or np.abs(wide - middle).sum() > STEPS * len(wide):
+        return None
+    matrix = _matrix(within.mask, within.mask.shape)
+    geometries, best = _geometries(matrix, within.mask.shape), None
+    for zero in {middle, middle + 1, low + span if within.common is None else within.common}:
+        if not low <= zero <= low + span:
+            continue
+        how, coded = _best(partial(_sizes, _signed(wide, zero), matrix, (zero - low, low + span - zero)), geometries, len(wide))
+        if best is None or coded[0] < best[1][0]:
+            best = varint(zigzag(low)) + varint(span - 1) + varint(zero - low) + _head(*how, within.mask.shape), coded
+    assert best is not None
+    return best[0], _encoder(*best[1][1:])
+
+
+def read_values(head: Reader, dec: Decoder, within: Within | None, count: int) -> np.ndarray:
+    """The whole numbers that :func:`plan_values` planned."""
+    low, span, below = head.signed(), head.varint() + 1, head.varint()
+    if within is None or int(within.mask.sum()) != count:
+        raise FormatError(f"{count} whole numbers are declared to lie at the places of a mask that has others")
+    if not 1 < span <= MAX_SPAN or below > span or abs(low) > 1 << 62:
+        raise FormatError(f"{span} whole numbers from {low}, {below} of them negative, are declared to be coded by neighbours")
+    how, signed = _read_how(head, within.mask.shape), np.zeros(count, dtype=np.int64)
+    matrix, most = _matrix(within.mask, within.mask.shape), (below, span - below)
+    dec.mixed(lambda coder: neighbours.sizes(signed, matrix, most, how, coder, _NO_BITS, _NO_FREQS))
+    return within.opened(signed - (signed > 0) + low + below)
+
+
+def _signed(values: np.ndarray, zero: int) -> np.ndarray:
+    """-1, -2 … below ``zero``, 1, 2 … from there on."""
+    return values - zero + (values >= zero)
+
+
+def _sizes(signed: np.ndarray, matrix: np.ndarray, most: tuple[int, int], geometry: Geometry, slow: int) -> Coded:
+    freqs = np.zeros(int(np.abs(signed).sum()) + len(signed), dtype=np.int32)
+    bits = np.zeros(len(freqs), dtype=np.uint8)
+    made = neighbours.sizes(signed, matrix, most, (*geometry, slow), _NO_CODER, bits, freqs)
+    return _cost(bits[:made], freqs[:made])
+
+
+def _places(matrix: np.ndarray, density: int, geometry: Geometry, slow: int) -> Coded:
+    freqs = np.zeros(matrix.size, dtype=np.int32)
+    neighbours.places(matrix, density, (*geometry, slow), _NO_CODER, freqs)
+    return _cost(matrix.reshape(-1), freqs)
+
+
+_NO_CODER = (np.zeros(1, dtype=np.uint64), np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint32))
+_NO_BITS, _NO_FREQS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int32)
+
+
+def _matrix(mask: np.ndarray, shape: Shape) -> np.ndarray:
+    return np.ascontiguousarray(mask.reshape(shape[0], -1)).view(np.uint8)
+
+
+def _density(ones: int, count: int) -> int:
+    """In units of 2**-16."""
+    return max(1, (ones << 16) // count)
+
+
+def _cost(bits: np.ndarray, freqs: np.ndarray) -> Coded:
+    return float((PRECISION - np.log2(np.where(bits, freqs, TOTAL - freqs))).sum()), bits, freqs
+
+
+def _encoder(bits: np.ndarray, freqs: np.ndarray) -> Encoder:
+    enc = Encoder()
+    enc.binary(bits, freqs)
+    return enc
+
+
+def _of_shape(shape: Shape) -> Geometry:
+    """The line above in a kernel, and the channel before."""
+    kernel = prod(shape[2:])
+    return (shape[-1] if len(shape) > 3 and 1 < shape[-1] < kernel else 0), (kernel if kernel > 1 else 0)
+
+
+def _geometries(matrix: np.ndarray, shape: Shape) -> list[Geometry]:
+    """Where neighbours may be: what the shape says, or the distances at which a row of a matrix is like itself."""
+    found = [_of_shape(shape)]
+    if len(shape) == 2 and matrix.size <= THOROUGH and matrix.shape[1] >= 8:
+        centred = matrix - matrix.mean(axis=1, keepdims=True)
+        spectrum = np.fft.rfft(centred, 2 * matrix.shape[1], axis=1)
+        alike = np.fft.irfft((spectrum.real**2 + spectrum.imag**2).sum(axis=0))[: matrix.shape[1] // 2 + 1]
+        peaks = alike[2:-1] - np.maximum(alike[1:-2], alike[3:])
+        first, second = (int(i) + 2 for i in np.argsort(peaks)[: -3 : -1])
+        found += [(first, 0), (first, second), (second, first)]
+    return found
+
+
+def _best(coded: Callable[[Geometry, int], Coded], geometries: list[Geometry], count: int) -> tuple[tuple[Geometry, int], Coded]:
+    """The shortest: the geometry first, then how fast to learn."""
+    slow = SLOW + 2
+    trials = {(geometry, slow): coded(geometry, slow) for geometry in geometries}
+    geometry = min(trials, key=lambda how: trials[how][0])[0]
+    if count <= THOROUGH:
+        trials |= {(geometry, other): coded(geometry, other) for other in range(SLOW, SLOW + 4) if other != slow}
+    how = min(trials, key=lambda how: trials[how][0])
+    return how, trials[how]
+
+
+def _head(geometry: Geometry, slow: int, shape: Shape) -> bytes:
+    kind = NOWHERE if geometry == (0, 0) else SHAPE if geometry == _of_shape(shape) else STORED
+    stored = varint(geometry[0]) + varint(geometry[1]) if kind == STORED else b""
+    return bytes([slow - SLOW | kind << 2]) + stored
+
+
+def _read_how(head: Reader, shape: Shape) -> tuple[int, int, int]:
+    if not fits(shape):
+        raise FormatError(f"a tensor of shape {shape} is declared to be coded by neighbours that it does not have")
+    byte = head.byte()
+    kind, slow = byte >> 2, SLOW + (byte & 3)
+    if kind > STORED:
+        raise FormatError(f"unknown neighbours {kind}")
+    stride, period = (head.varint(), head.varint()) if kind == STORED else _of_shape(shape) if kind == SHAPE else (0, 0)
+    if max(stride, period) > prod(shape[1:]):
+        raise FormatError(f"neighbours {stride} and {period} places away are declared in rows of {prod(shape[1:])}")
+    return stride, period, slow
