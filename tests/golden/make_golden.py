@@ -1,4 +1,4 @@
-"""How ``small-1.taut`` and ``neighbours-1.taut`` (format 1), each with its ``.safetensors``, were made: this program, with a name.
+"""How ``small-1.taut`` and ``neighbours-1.taut`` (format 1), each with its ``.safetensors``, were made: by this, with a name.
 
 They are never made again: a later version of taut must open them as they are. A new format gets files of its own.
 """

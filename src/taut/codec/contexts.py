@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import permutations
 from math import prod
 
 import numpy as np
@@ -17,6 +18,7 @@ from taut.codec import neighbours
 from taut.codec.coder import PRECISION, TOTAL, Decoder, Encoder
 from taut.codec.wire import Reader, varint, zigzag
 from taut.errors import FormatError
+from taut.numeric.geometry import distances, of_shape
 
 MAX_ELEMENTS = 1 << 21
 """Of larger tensors the frequencies would take too much memory."""
@@ -150,22 +152,12 @@ def _encoder(bits: np.ndarray, freqs: np.ndarray) -> Encoder:
     return enc
 
 
-def _of_shape(shape: Shape) -> Geometry:
-    """The line above in a kernel, and the channel before."""
-    kernel = prod(shape[2:])
-    return (shape[-1] if len(shape) > 3 and 1 < shape[-1] < kernel else 0), (kernel if kernel > 1 else 0)
-
-
 def _geometries(matrix: np.ndarray, shape: Shape) -> list[Geometry]:
     """Where neighbours may be: what the shape says, or the distances at which a row of a matrix is like itself."""
-    found = [_of_shape(shape)]
-    if len(shape) == 2 and matrix.size <= THOROUGH and matrix.shape[1] >= 8:
-        centred = matrix - matrix.mean(axis=1, keepdims=True)
-        spectrum = np.fft.rfft(centred, 2 * matrix.shape[1], axis=1)
-        alike = np.fft.irfft((spectrum.real**2 + spectrum.imag**2).sum(axis=0))[: matrix.shape[1] // 2 + 1]
-        peaks = alike[2:-1] - np.maximum(alike[1:-2], alike[3:])
-        first, second = (int(i) + 2 for i in np.argsort(peaks)[: -3 : -1])
-        found += [(first, 0), (first, second), (second, first)]
+    found = [of_shape(shape)]
+    if len(shape) == 2 and matrix.size <= THOROUGH:
+        peaks = distances(matrix)
+        found += [(peak, 0) for peak in peaks[:1]] + list(permutations(peaks, 2))
     return found
 
 
@@ -181,7 +173,7 @@ def _best(coded: Callable[[Geometry, int], Coded], geometries: list[Geometry], c
 
 
 def _head(geometry: Geometry, slow: int, shape: Shape) -> bytes:
-    kind = NOWHERE if geometry == (0, 0) else SHAPE if geometry == _of_shape(shape) else STORED
+    kind = NOWHERE if geometry == (0, 0) else SHAPE if geometry == of_shape(shape) else STORED
     stored = varint(geometry[0]) + varint(geometry[1]) if kind == STORED else b""
     return bytes([slow - SLOW | kind << 2]) + stored
 
@@ -193,7 +185,7 @@ def _read_how(head: Reader, shape: Shape) -> tuple[int, int, int]:
     kind, slow = byte >> 2, SLOW + (byte & 3)
     if kind > STORED:
         raise FormatError(f"unknown neighbours {kind}")
-    stride, period = (head.varint(), head.varint()) if kind == STORED else _of_shape(shape) if kind == SHAPE else (0, 0)
+    stride, period = (head.varint(), head.varint()) if kind == STORED else of_shape(shape) if kind == SHAPE else (0, 0)
     if max(stride, period) > prod(shape[1:]):
         raise FormatError(f"neighbours {stride} and {period} places away are declared in rows of {prod(shape[1:])}")
     return stride, period, slow

@@ -13,6 +13,7 @@ from torch.autograd import Function
 from taut.compressors.base import Code
 from taut.compressors.quantize import QuantizeCode
 from taut.errors import TautError
+from taut.numeric.significance import beside, log_odds
 from taut.parametrizations.base import Latent, Parametrization
 
 
@@ -26,10 +27,12 @@ class Entropy(Parametrization):
     ``R(u)`` is the length in bits of the level ``u`` under the layer's own empirical frequencies,
     :math:`R(q) = -\log_2 \hat p(q)` at whole numbers and linear between them. Where most weights are zero, the step from one to
     zero saves many bits: what the loss does not need goes to zero and stays there, and the layers share out the bits among
-    themselves, since a bit costs the same in each. After Oktay et al. 2020 (*Scalable model compression by entropy penalized
-    reparameterization*, arXiv 1906.06624), with these differences: frequencies are counted, not fitted; the rate's gradient is
-    that of the linear interpolation, not of noise; the step is learned per weight tensor with the gradient of Esser et al. 2020
-    (*Learned step size quantization*, arXiv 1902.08153, eq. 3), from the loss alone; both pass the rounding straight through.
+    themselves, since a bit costs the same in each. A nonzero costs less beside others and in rows and columns that have many
+    (:func:`taut.numeric.significance.log_odds`), as it will in the file. After Oktay et al. 2020 (*Scalable model
+    compression by entropy penalized reparameterization*, arXiv 1906.06624), with these differences: frequencies are counted, not
+    fitted, and depend on the place; the rate's gradient is that of the linear interpolation, not of noise; the step is learned
+    per weight tensor with the gradient of Esser et al. 2020 (*Learned step size quantization*, arXiv 1902.08153, eq. 3), from
+    the loss alone; both pass the rounding straight through.
 
     The penalty is in bits; the caller multiplies it by :math:`\lambda` (loss per bit).
 
@@ -55,7 +58,7 @@ class Entropy(Parametrization):
             raise TautError(f"{self}: coarse must be more than 0")
 
     def latent(self, weight: Tensor) -> Grid:
-        return Grid(self.levels, self.coarse)
+        return Grid(self.levels, self.coarse, beside(weight) if weight.dim() > 1 else ())
 
 
 class Grid(Latent):
@@ -63,9 +66,12 @@ class Grid(Latent):
 
     lengths: Tensor
 
-    def __init__(self, levels: int, coarse: float) -> None:
+    def __init__(self, levels: int, coarse: float, near: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.levels, self.coarse = levels, coarse
+        self.levels, self.coarse, self.near = levels, coarse, near
+        # bits that a nonzero costs more in its place than anywhere, and what the places cost in all
+        self.more: Tensor | None = None
+        self.places = 0.0
         # bits of each level from -n to n; a level more at the top, so that the last interval has two ends
         self.register_buffer("lengths", torch.zeros(2 * levels + 2), persistent=False)
 
@@ -80,7 +86,8 @@ class Grid(Latent):
 
     def penalty(self, values: Tensor, log_step: Tensor) -> Tensor:
         """The bits of the weight under the frequencies of its levels, which :meth:`count` took last."""
-        return _Rate.apply(values, values.detach() / log_step.detach().exp(), self.lengths, log_step.detach().exp())
+        step = log_step.detach().exp()
+        return _Rate.apply(values, values.detach() / step, self.lengths, step, self.more) + self.places
 
     @torch.no_grad()
     def count(self, values: Tensor, log_step: Tensor) -> float:
@@ -93,7 +100,17 @@ class Grid(Latent):
         counts = torch.bincount(places, minlength=2 * n + 1).to(self.lengths)
         bits = -((counts + 0.5) / (counts + 0.5).sum()).log2()
         self.lengths.copy_(torch.cat([bits, bits[-1:]]))
-        return float((counts * bits).sum())
+        return float((counts * bits).sum()) + self._place(places.reshape(values.shape) != n)
+
+    def _place(self, nonzero: Tensor) -> float:
+        """Take what the places cost as they are now; the bits of the weight beyond those of its levels."""
+        if not self.near or not bool(nonzero.any()):
+            self.more, self.places = None, 0.0
+            return 0.0
+        odds, overall = log_odds(nonzero, self.near)
+        self.more = (overall - odds).to(self.lengths)
+        self.places = float((_log2_of_one_and(odds) - _log2_of_one_and(overall)).sum())
+        return self.places + float(self.more[nonzero].sum())
 
     def code(self, values: Tensor, log_step: Tensor) -> Code:
         return QuantizeCode(log_step.detach().exp(), self._levels(values, log_step).detach().to(torch.int8))
@@ -136,17 +153,26 @@ class _Rate(Function):
     """The bits of levels between whole numbers, by linear interpolation; the gradient is for the values, not for the step."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, scaled: Tensor, lengths: Tensor, step: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, scaled: Tensor, lengths: Tensor, step: Tensor, more: Tensor | None) -> Tensor:
         n = len(lengths) // 2 - 1
         inside = scaled.abs() < n
         scaled = scaled.clamp(-n, n)
         below = scaled.floor()
         place = (below + n).long()
         slopes = lengths.diff().index_select(0, place.reshape(-1)).reshape(values.shape) * inside
+        bits = lengths.index_select(0, place.reshape(-1)).sum() + (slopes * (scaled - below)).sum()
+        if more is not None:
+            bits = bits + (more * scaled.abs().clamp(max=1)).sum()
+            slopes = slopes + more * scaled.sign() * (scaled.abs() < 1)
         ctx.save_for_backward(slopes, step)
-        return lengths.index_select(0, place.reshape(-1)).sum() + (slopes * (scaled - below)).sum()
+        return bits
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         slopes, step = ctx.saved_tensors
-        return slopes * (grad / step), None, None, None
+        return slopes * (grad / step), None, None, None, None
+
+
+def _log2_of_one_and(odds: Tensor) -> Tensor:
+    """``log2(1 + 2**odds)``: the bits of a zero."""
+    return torch.logaddexp2(torch.zeros_like(odds), odds)

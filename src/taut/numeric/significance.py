@@ -1,0 +1,70 @@
+"""How likely a weight is to be nonzero, told from the others: what its place costs in the file."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from taut.numeric.geometry import distances, of_shape
+
+PRIOR = 4
+"""Weights that the density of all counts for in that of a row or a column."""
+TRUST = 0.5
+"""The part of the log-odds that is believed. A weight is among its own neighbours' neighbours: with all of it, what is dense
+becomes denser and what is sparse dies out before the loss can tell."""
+STEPS = 5
+
+
+def beside(weight: Tensor) -> tuple[int, ...]:
+    """How far away in a row the weights are that are a weight's neighbours.
+
+    Example:
+        >>> beside(torch.zeros(8, 4, 3, 3))
+        (1, 2, 3, 4, 9)
+    """
+    stride, period = of_shape(weight.shape)
+    if weight.dim() == 2:
+        stride, *_ = [*distances(weight.detach().cpu().float().numpy(), 1), 0]
+    near = {1, stride - 1, stride, stride + 1} if stride else {1}
+    return tuple(sorted(d for d in near | {period} if 0 < d < weight[0].numel()))
+
+
+@torch.no_grad()
+def log_odds(nonzero: Tensor, near: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """For every weight the log2 odds that it is nonzero, ``TRUST`` of the way from those of all weights, which come second.
+
+    A logistic regression on the odds of its row and column (the first dimension has the rows) and on the number of its neighbours
+    that are nonzero, ``near`` places away on both sides: what the codec's contexts see, on both sides instead of one.
+
+    Example:
+        >>> mask = torch.zeros(40, 50)
+        >>> mask[:, :10] = 1
+        >>> odds, overall = log_odds(mask, (1,))
+        >>> bool(odds[0, 5] > overall > odds[0, 30])
+        True
+    """
+    ones = nonzero.reshape(len(nonzero), -1).float()
+    rows, columns = ones.shape
+    share = (ones.sum() + 0.5) / (ones.numel() + 1)
+    row, column = ((ones.mean(d, keepdim=True) * n + PRIOR * share) / (n + PRIOR) for d, n in ((1, columns), (0, rows)))
+    overall = share.logit()
+    own = row.logit() + column.logit() - overall
+    far = max(near)
+    padded = pad(ones, (far, far))
+    count = torch.stack([padded[:, far + d : far + d + columns] for n in near for d in (-n, n)]).sum(0)
+    features = torch.stack([own.reshape(-1), count.reshape(-1), torch.ones_like(own).reshape(-1)], dim=1).double()
+    fitted = (features @ _regression(features, ones.reshape(-1).double())).float().reshape(nonzero.shape)
+    bits = torch.log2(torch.tensor(torch.e))
+    return bits * (overall + TRUST * (fitted.clamp(-9, 3) - overall)), bits * overall
+
+
+def _regression(features: Tensor, wanted: Tensor) -> Tensor:
+    """Newton's method from the odds of row and column alone, with a small ridge around them."""
+    start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.double, device=features.device)
+    weights, ridge = start, torch.eye(3, dtype=torch.double, device=features.device)
+    for _ in range(STEPS):
+        p = (features @ weights).sigmoid()
+        curvature = features.T @ (features * (p * (1 - p))[:, None]) + ridge
+        weights = weights + torch.linalg.solve(curvature, features.T @ (wanted - p) - (weights - start))
+    return weights
