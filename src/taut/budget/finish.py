@@ -11,6 +11,11 @@ from taut.compressors.quantize import Quantize
 from taut.layers import find_layers
 from taut.measure import BATCH_NORMS
 
+COARSE = 0.04
+"""The largest error of a vector on a grid, as a part of its median magnitude."""
+MOST_LEVELS = 1000
+"""Levels above zero of a vector's grid."""
+
 
 def finish(model: nn.Module, bits: int = 8) -> None:
     """Make what is not a layer's weight cheap, in place: see :func:`canonical_batchnorm` and :func:`shorten_vectors`."""
@@ -62,13 +67,19 @@ def shorten_vectors(model: nn.Module, bits: int) -> None:
 
 
 def _shorten(module: nn.Module, name: str, bits: int) -> None:
-    """Put a vector on a grid, unless outliers make the grid too coarse for its typical value: then half precision."""
+    """Put a vector on a grid; where outliers make it too coarse for a typical value, on one with more levels.
+
+    Levels are entropy-coded: the outliers pay for themselves. Where they are very many times the typical value, half precision.
+    """
     vector = getattr(module, name).detach()
+    typical = float(vector.abs().median())
     code = Quantize(bits=bits).compress(vector)
-    if float((code.decompress() - vector).abs().max()) <= 0.04 * float(vector.abs().median()):
-        attach(module, name, code)
-    else:
-        _round_half(getattr(module, name))
+    if float((code.decompress() - vector).abs().max()) > COARSE * typical:
+        if not 0 < float(vector.abs().max()) <= MOST_LEVELS * 2 * COARSE * typical:
+            _round_half(getattr(module, name))
+            return
+        code = Quantize(step=2 * COARSE * typical).compress(vector)
+    attach(module, name, code)
 
 
 def _round_half(tensor: Tensor) -> None:
