@@ -177,6 +177,21 @@ def test_a_damaged_head_of_values_is_one_clear_error(head: bytes, count: int, me
         read_values(Reader(head), Decoder(b"\1"), Within(mask), count)
 
 
+def test_a_small_stream_cannot_ask_for_endless_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit that is always the same costs next to nothing, and a size has one for each step."""
+    from taut.codec import contexts
+
+    mask = np.ones((100, 100), dtype=bool)
+    values = np.arange(10_000) % 401
+    monkeypatch.setattr(contexts, "STEPS", 1000)
+    planned = CODER.plan_values(values, Within(mask))
+    assert planned is not None
+    head, enc = planned
+    monkeypatch.setattr(contexts, "STEPS", 10)
+    with pytest.raises(FormatError, match="100000 decisions"):
+        CODER.read_values(head, enc.finish(), Within(mask))
+
+
 def test_what_has_no_rows_is_left_to_the_other_models() -> None:
     assert not fits((50,)) and not fits((50, 1)) and fits((1, 50)) and not fits((1 << 11, 1 << 11))
     assert CODER.plan_values(np.array([1, 2, 3]), Within(np.ones(3, dtype=bool))) is None

@@ -27,8 +27,8 @@ THOROUGH = 1 << 19
 SLOW = 14
 """The fastest learning: steps of 2**-14; three slower ones, each half as fast."""
 NOWHERE, SHAPE, STORED = range(3)
-STEPS = 8
-"""Decisions for each whole number that are worth coding one by one."""
+STEPS = 10
+"""Decisions for each whole number, in the mean, that are worth coding one by one; a reader takes no more."""
 MAX_SPAN = 512
 
 Shape = tuple[int, ...]
@@ -84,18 +84,18 @@ def plan_values(values: np.ndarray, within: Within) -> tuple[bytes, Encoder] | N
     wide = within.closed(values.astype(np.int64))
     low, middle = int(wide.min()), int(np.median(wide))
     span = int(wide.max()) - low + 1
-    if not fits(within.mask.shape) or not 1 < span <= MAX_SPAN or np.abs(wide - middle).sum() > STEPS * len(wide):
+    if not fits(within.mask.shape) or not 1 < span <= MAX_SPAN:
         return None
     matrix = _matrix(within.mask, within.mask.shape)
     geometries, best = _geometries(matrix, within.mask.shape), None
     for zero in {middle, middle + 1, low + span if within.common is None else within.common}:
-        if not low <= zero <= low + span:
+        signed, most = _signed(wide, zero), (zero - low, low + span - zero, STEPS * len(wide))
+        if min(most) < 0 or len(wide) + np.abs(signed).sum() > most[2]:
             continue
-        how, coded = _best(partial(_sizes, _signed(wide, zero), matrix, (zero - low, low + span - zero)), geometries, len(wide))
+        how, coded = _best(partial(_sizes, signed, matrix, most), geometries, len(wide))
         if best is None or coded[0] < best[1][0]:
             best = varint(zigzag(low)) + varint(span - 1) + varint(zero - low) + _head(*how, within.mask.shape), coded
-    assert best is not None
-    return best[0], _encoder(*best[1][1:])
+    return None if best is None else (best[0], _encoder(*best[1][1:]))
 
 
 def read_values(head: Reader, dec: Decoder, within: Within | None, count: int) -> np.ndarray:
@@ -106,8 +106,10 @@ def read_values(head: Reader, dec: Decoder, within: Within | None, count: int) -
     if not 1 < span <= MAX_SPAN or below > span or abs(low) > 1 << 62:
         raise FormatError(f"{span} whole numbers from {low}, {below} of them negative, are declared to be coded by neighbours")
     how, signed = _read_how(head, within.mask.shape), np.zeros(count, dtype=np.int64)
-    matrix, most = _matrix(within.mask, within.mask.shape), (below, span - below)
-    dec.mixed(lambda coder: neighbours.sizes(signed, matrix, most, how, coder, _NO_BITS, _NO_FREQS))
+    matrix, most, made = _matrix(within.mask, within.mask.shape), (below, span - below, STEPS * count), []
+    dec.mixed(lambda coder: made.append(neighbours.sizes(signed, matrix, most, how, coder, _NO_BITS, _NO_FREQS)))
+    if made[0] > most[2]:
+        raise FormatError(f"{count} whole numbers take more than {most[2]} decisions")
     return within.opened(signed - (signed > 0) + low + below)
 
 
@@ -116,7 +118,7 @@ def _signed(values: np.ndarray, zero: int) -> np.ndarray:
     return values - zero + (values >= zero)
 
 
-def _sizes(signed: np.ndarray, matrix: np.ndarray, most: tuple[int, int], geometry: Geometry, slow: int) -> Coded:
+def _sizes(signed: np.ndarray, matrix: np.ndarray, most: tuple[int, int, int], geometry: Geometry, slow: int) -> Coded:
     freqs = np.zeros(int(np.abs(signed).sum()) + len(signed), dtype=np.int32)
     bits = np.zeros(len(freqs), dtype=np.uint8)
     made = neighbours.sizes(signed, matrix, most, (*geometry, slow), _NO_CODER, bits, freqs)
@@ -134,7 +136,7 @@ _NO_BITS, _NO_FREQS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int32)
 
 
 def _matrix(mask: np.ndarray, shape: Shape) -> np.ndarray:
-    return np.ascontiguousarray(mask.reshape(shape[0], -1)).view(np.uint8)
+    return np.array(mask.reshape(shape[0], -1)).view(np.uint8)
 
 
 def _density(ones: int, count: int) -> int:

@@ -59,7 +59,7 @@ def plan_ints(values: np.ndarray, shape: tuple[int, ...] = (), within: Within | 
 def _gathered(counts: np.ndarray, common: int) -> bool:
     """Whether most numbers are near the common one, and a model of its places may pay."""
     away = np.abs(np.arange(len(counts)) - common)
-    return bool(counts[common] > 0.4 * counts.sum() or (counts * away).sum() <= contexts.STEPS * counts.sum())
+    return bool(counts[common] > 0.4 * counts.sum() or (counts * away).sum() <= 8 * counts.sum())
 
 
 def read_ints(

@@ -114,12 +114,12 @@ def _begin(model: Model, context: np.ndarray) -> None:
 
 @njit(cache=True)
 def sizes(
-    values: np.ndarray, mask: np.ndarray, most: tuple[int, int], how: How, coder: Coder, bits: np.ndarray, freqs: np.ndarray
+    values: np.ndarray, mask: np.ndarray, most: tuple[int, int, int], how: How, coder: Coder, bits: np.ndarray, freqs: np.ndarray
 ) -> int:
     """Code or decode the whole numbers, none of them 0, at the places of ``mask``: from ``-most[0]`` to ``most[1]``.
 
     Each is a sign and a size in unary, as far as both are open. Coding writes the decisions into ``bits`` and ``freqs``; the
-    number of decisions is returned. Without ``freqs`` the values are decoded.
+    number of decisions is returned. Without ``freqs`` the values are decoded, until there are more decisions than ``most[2]``.
     """
     stride, period, slow = how
     rows, columns = mask.shape
@@ -134,7 +134,7 @@ def sizes(
         row[:] = 0
         row_so_far = np.zeros(3, np.int64)
         for c in range(columns):
-            if not mask[r, c]:
+            if not mask[r, c] or made > most[2]:
                 continue
             value, so_far = values[at], columns_so_far[c]
             a, b, k = _at(row, c, 1), _at(row, c, 2), _at(row, c, period)
