@@ -120,3 +120,12 @@ def test_the_line_of_an_image_is_found_from_the_weights() -> None:
     assert distances(images.reshape(40, -1), 1) == [11]
     assert beside(torch.from_numpy(images.reshape(40, -1))) == (1, 10, 11, 12)
     assert distances(np.zeros((3, 40))) == [] and distances(np.ones((3, 5))) == []
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 300 * 784 - 1])
+def test_weights_that_are_nearly_all_alike_have_finite_odds(zeros: int) -> None:
+    """In single precision the density of a full row is 1, and its odds are infinite."""
+    nonzero = torch.ones(300 * 784, dtype=torch.bool)
+    nonzero[:zeros] = False
+    odds, overall = log_odds(nonzero.reshape(300, 784), (1, 27, 28, 29))
+    assert bool(odds.isfinite().all()) and bool(overall.isfinite())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -48,10 +50,11 @@ def log_odds(nonzero: Tensor, near: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """
     ones = nonzero.reshape(len(nonzero), -1).float()
     rows, columns = ones.shape
-    share = (ones.sum() + 0.5) / (ones.numel() + 1)
-    row, column = ((ones.mean(d, keepdim=True) * n + PRIOR * share) / (n + PRIOR) for d, n in ((1, columns), (0, rows)))
-    overall = share.logit()
-    own = row.logit() + column.logit() - overall
+    # in double precision: the density of a full row is next to 1
+    share = (ones.sum(dtype=torch.double) + 0.5) / (ones.numel() + 1)
+    row, column = ((ones.sum(d, True, dtype=torch.double) + PRIOR * share) / (n + PRIOR) for d, n in ((1, columns), (0, rows)))
+    overall = share.logit().float()
+    own = row.logit().float() + column.logit().float() - overall
     far = max(near)
     padded = pad(ones, (far, far))
     count = torch.zeros_like(ones)
@@ -61,8 +64,7 @@ def log_odds(nonzero: Tensor, near: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     features = torch.stack([own.reshape(-1)[some], count.reshape(-1)[some], torch.ones_like(ones).reshape(-1)[some]], dim=1)
     slopes = _regression(features.double(), ones.reshape(-1)[some].double()).tolist()
     fitted = (slopes[0] * own + slopes[1] * count + slopes[2]).reshape(nonzero.shape)
-    bits = torch.log2(torch.tensor(torch.e))
-    return bits * (overall + TRUST * (fitted.clamp(-9, 3) - overall)), bits * overall
+    return (overall + TRUST * (fitted.clamp(-9, 3) - overall)) / math.log(2), overall / math.log(2)
 
 
 def _regression(features: Tensor, wanted: Tensor) -> Tensor:
