@@ -28,13 +28,13 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(30, 5),
     "lenet-5-caffe": Plan(
-        15, 3, (2, 5, 10, 20, 40), ranks=dict.fromkeys(("l2", "nuclear + sparse group", "l1", "group lasso"), (1, 2)), pairs={
+        15, 1, (2, 5, 10, 20, 40), ranks=dict.fromkeys(("l2", "nuclear + sparse group", "l1", "group lasso"), (1, 2)), pairs={
             "plain": ("low-rank", "pruning"), "l2": ("low-rank",), "nuclear + sparse group": ("low-rank",), "l1": ("pruning",),
             "group lasso": ("neurons",),
         },
     ),
     "resnet-20": Plan(
-        30, 3, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop",
+        30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop",
         ranks={"nuclear": (0,), "nuclear + sparse group": (0,), "trained rank pruning": (1,)},
         pairs=dict.fromkeys(("plain", "nuclear", "nuclear + sparse group", "trained rank pruning"), ("low-rank",)),
     ),
