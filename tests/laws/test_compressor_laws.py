@@ -15,7 +15,7 @@ from laws import compressor_laws as law
 from laws.compressor_laws import Case
 from torch import Tensor, nn
 
-from taut.compressors import Chain, Code, Codebook, Compressor, LowRank, Prune, Quantize, Stats
+from taut.compressors import Chain, Code, Codebook, Compressor, LowRank, Prune, Quantize, RateQuantize, Stats
 from taut.compressors.adaptive_precision import AdaptivePrecision
 from taut.compressors.base import check_weight, dense
 from taut.compressors.binary import Binary, BinaryKernels, unfit
@@ -106,6 +106,10 @@ METHODS: list[Compressor] = [
     Quantize(bits=8, per="row"),
     Quantize(bits=16),
     Quantize(step=0.01),
+    RateQuantize(price=0.05),
+    RateQuantize(price=1e-6),
+    RateQuantize(price=0.01, by="loss"),
+    RateQuantize(price=1e-9, by="loss"),
     Chain(),
     Chain(LowRank(rank=2), Codebook(k=4)),
     Chain(Tucker(rank_in=2, rank_out=3), Quantize(bits=4)),
@@ -224,6 +228,8 @@ LADDERS = [
     BinaryKernels(scale="none"),
     Quantize(),
     Quantize(per="row"),
+    RateQuantize(),
+    RateQuantize(by="loss"),
     Chain(),
     Chain(Prune(), Codebook(k=4)),
     UserRows(),

@@ -16,15 +16,16 @@ from torch import nn
 
 from taut.budget.budget import Budget
 from taut.budget.journal import Journal
-from taut.budget.loss_model import fit
+from taut.budget.loss_model import LossModel, fit
 from taut.budget.narrow import Shrink, narrow
+from taut.budget.one_price import raise_price
 from taut.budget.price import Meter
 from taut.budget.reasons import explain
 from taut.budget.recover import Recovery
 from taut.budget.search import Progress, Search, Step
 from taut.budget.squeeze import squeeze
 from taut.budget.trial import Setup, Trial
-from taut.compressors import Chain, Codebook, LowRank, Prune, Quantize
+from taut.compressors import Chain, Codebook, LowRank, Prune, Quantize, RateQuantize
 from taut.compressors.base import Compressor
 from taut.cost import Ledger
 from taut.curve import Curve, Point
@@ -43,13 +44,13 @@ Method = Compressor | Shrink | Entropy
 def default_methods(minimize: str, trains: bool = True) -> list[Method]:
     """What is tried when ``methods`` is not given; ``trains``: whether there is training data to recover with.
 
-    For bytes: entropy-penalised training of all layers together, where there is training data; then, layer by layer, pruning by
-    Fisher importance and a codebook on what is left. For parameters, MACs and latency: narrower layers,
-    then low rank with its factors on a fine grid, in both matricisations.
+    For bytes: where there is training data, entropy-penalised training of all layers together, then, layer by layer, pruning by
+    Fisher importance and a codebook on what is left; else rate-aware quantization of all layers at one price of a bit. For
+    parameters, MACs and latency: narrower layers, then low rank with its factors on a fine grid, in both matricisations.
     """
     if minimize == "bytes":
         chains: list[Method] = [Chain(Prune(by="fisher"), Codebook(k=k, keep_zero=False)) for k in (8, 16, 32)]
-        return [Entropy(), *chains] if trains else chains
+        return [Entropy(), *chains] if trains else [RateQuantize(by="loss")]
     return [Shrink(), *(Chain(LowRank(scheme=scheme), Quantize(bits=8)) for scheme in (1, 2))]
 
 
@@ -201,19 +202,25 @@ class _Run:
         entropies = [m for m in self.methods if isinstance(m, Entropy)]
         if entropies:
             squeeze(self.setup, entropies[0], progress, self._observe)
-        compressors = [m for m in self.methods if isinstance(m, Compressor)]
+        joint = [m for m in self.methods if isinstance(m, RateQuantize) and self.meter.unit == "bytes"]
+        if joint:
+            raise_price(self.setup, joint[0], progress, self._observe)
+        compressors = [m for m in self.methods if isinstance(m, Compressor) and m not in joint]
         if compressors:
-            setup = self.setup
-            data = setup.train if setup.train is not None else setup.val
-            search = Search(
-                setup, compressors, self.meter.price, lambda dense: fit(dense, data, setup.objective, seed=setup.seed),
-                self._observe, self.meter.example,
-            )  # fmt: skip
-            search.run(progress)
+            self._search(compressors).run(progress)
         else:
-            progress.finished = progress.squeezed or not entropies
+            progress.finished = (progress.squeezed or not entropies) and (progress.priced or not joint)
         self._write(progress)
         return progress
+
+    def _search(self, compressors: list[Compressor]) -> Search:
+        setup, inputs = self.setup, any(method.needs_inputs() for method in compressors)
+        data = setup.train if setup.train is not None else setup.val
+
+        def model(dense: nn.Module) -> LossModel:
+            return fit(dense, data, setup.objective, seed=setup.seed, inputs=inputs)
+
+        return Search(setup, compressors, self.meter.price, model, self._observe, self.meter.example)
 
     def _begin(self, model: nn.Module) -> Progress:
         """The search's first state: the network as given, or the state in the working directory."""

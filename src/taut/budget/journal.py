@@ -85,6 +85,8 @@ class Journal:
             "misses": progress.misses,
             "start": start,
             "price": progress.price,
+            "priced": progress.priced,
+            "prices": progress.prices,
             **extra,
         }
         temporary = self.state.with_suffix(".tmp")
@@ -117,4 +119,5 @@ class Journal:
             kept, data["step"], region, rejected, data["finished"], data["widest"], data.get("barred", {}),
             data.get("narrowing", ""), data["squeezed"], data["too_small"], data["misses"],
             None if data["start"] is None else load(self.folder / data["start"], into=fresh()), data["price"],
+            data.get("priced", False), tuple(data.get("prices", (0.0, 0.0))),
         )  # fmt: skip

@@ -74,6 +74,10 @@ class Progress:
     """The weights that its next training starts from, where they are not the kept ones."""
     price: float = FIRST_PRICE
     """What a bit cost at the end of its last training."""
+    priced: bool = False
+    """Whether the rate-aware stage is over."""
+    prices: tuple[float, float] = (0.0, 0.0)
+    """The highest price of a bit that was kept there, and the lowest that failed; 0 where there is none."""
 
 
 Observer = Callable[[Step, Progress], None]

@@ -12,7 +12,7 @@ from taut.compressors.chain import Chain
 from taut.compressors.codebook import Codebook, CodebookCode
 from taut.compressors.low_rank import LowRank, LowRankCode
 from taut.compressors.prune import Prune, PruneCode
-from taut.compressors.quantize import Quantize, QuantizeCode
+from taut.compressors.quantize import Quantize, QuantizeCode, RateQuantize
 
 __all__ = [
     "Chain",
@@ -27,6 +27,7 @@ __all__ = [
     "PruneCode",
     "Quantize",
     "QuantizeCode",
+    "RateQuantize",
     "Stats",
     "TransposedCode",
 ]

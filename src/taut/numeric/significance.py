@@ -35,8 +35,8 @@ def beside(weight: Tensor) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def log_odds(nonzero: Tensor, near: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """For every weight the log2 odds that it is nonzero, ``TRUST`` of the way from those of all weights, which come second.
+def log_odds(nonzero: Tensor, near: tuple[int, ...], trust: float = TRUST) -> tuple[Tensor, Tensor]:
+    """For every weight the log2 odds that it is nonzero, ``trust`` of the way from those of all weights, which come second.
 
     A logistic regression on the odds of its row and column (the first dimension has the rows) and on the number of its neighbours
     that are nonzero, ``near`` places away on both sides: what the codec's contexts see, on both sides instead of one.
@@ -64,7 +64,7 @@ def log_odds(nonzero: Tensor, near: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     features = torch.stack([own.reshape(-1)[some], count.reshape(-1)[some], torch.ones_like(ones).reshape(-1)[some]], dim=1)
     slopes = _regression(features.double(), ones.reshape(-1)[some].double()).tolist()
     fitted = (slopes[0] * own + slopes[1] * count + slopes[2]).reshape(nonzero.shape)
-    return (overall + TRUST * (fitted.clamp(-9, 3) - overall)) / math.log(2), overall / math.log(2)
+    return (overall + trust * (fitted.clamp(-9, 3) - overall)) / math.log(2), overall / math.log(2)
 
 
 def _regression(features: Tensor, wanted: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+"""The rate-aware stage of the search: one price of a bit for all layers, as high as the budget allows."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from torch import nn
+
+from taut.budget.loss_model import LossModel, fit
+from taut.budget.recover import OutOfTime
+from taut.budget.search import Observer, Progress, Step
+from taut.budget.trial import Setup, Trial, run_trial
+from taut.compressors import RateQuantize
+from taut.layers import find_layers
+
+log = logging.getLogger(__name__)
+
+FIRST, FIRST_BY_MAGNITUDE = 2.0**-11, 0.05
+"""The first price of a bit: by loss as a part of the mean over weights of ``h w^2 / 2``, what one weight is worth."""
+WIDE, CLOSE = 8.0, 1.2
+"""Prices go up or down by this factor until one is kept and one fails; then by halves of their ratio, down to this one."""
+
+
+def raise_price(setup: Setup, how: RateQuantize, progress: Progress, observe: Observer) -> Progress:
+    """Measure networks at higher and higher prices until one is out of budget, then between the last kept and the lowest failed.
+
+    The Lagrangian of the budget: what a bit may cost is the same in every layer, so that none needs a number of its own.
+    Ends where the two prices are close, where a file is no smaller than what was kept, or with the time or the steps.
+    """
+    known: tuple[Trial, LossModel] | None = None
+    try:
+        while not progress.priced and setup.goes_on(progress.step):
+            if known is None or known[0] is not progress.kept:
+                known = progress.kept, _model(setup, how, progress.kept.dense)
+            _try(setup, how, progress, known[1], observe)
+    except OutOfTime:
+        log.info("the time limit came while the price of a bit was raised; what was kept before stands")
+    return progress
+
+
+def _model(setup: Setup, how: RateQuantize, dense: nn.Module) -> LossModel:
+    if not how.needs_stats():
+        return LossModel({})
+    data = setup.train if setup.train is not None else setup.val
+    return fit(dense, data, setup.objective, seed=setup.seed, inputs=True)
+
+
+def _try(setup: Setup, how: RateQuantize, progress: Progress, model: LossModel, observe: Observer) -> None:
+    before, dense = progress.kept, progress.kept.dense
+    low, high = progress.prices
+    price = (low * high) ** 0.5 if low and high else low * WIDE or high / WIDE or _first(how, dense, model)
+    method = replace(how, price=price)
+    plan = {name: method for name, layer in find_layers(dense).items() if method.refuses(layer) is None}
+    progress.step += 1
+    trial = run_trial(setup, dense, plan, model, progress.step)
+    measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
+    holds, smaller = setup.budget.holds(setup.baseline, trial.evaluation), trial.cost < setup.margin * before.cost
+    # with a grid of 16 bits no lower price makes it finer
+    finest = not holds and trial.cost <= progress.too_small
+    if holds and smaller:
+        progress.kept, low = trial, price
+    else:
+        high, progress.too_small = price, max(progress.too_small, trial.cost)
+    progress.prices = low, high
+    progress.priced = not smaller or finest and not low or bool(low and high) and high <= CLOSE * low
+    observe(Step(progress.step, trial, 0.0, measured, error, 0.0, holds and smaller), progress)
+
+
+def _first(how: RateQuantize, dense: nn.Module, model: LossModel) -> float:
+    """A price that is likely to be near the right one."""
+    if not model.curvature:
+        return FIRST_BY_MAGNITUDE
+    weights = {name: layer.weight.detach().double() for name, layer in find_layers(dense).items()}
+    worth = sum(float((model.curvature[n].double() * w.square()).sum()) / 2 for n, w in weights.items() if n in model.curvature)
+    return FIRST * worth / sum(w.numel() for w in weights.values()) or FIRST
