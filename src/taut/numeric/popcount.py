@@ -84,8 +84,9 @@ def _halves(b: Any, w: Any) -> tuple[Any, Any]:
     return b.and_(w, low), b.and_(upper, low)
 
 
-def _tile(columns: int) -> Any:
-    """Counts for a pair of blocks and ``columns`` rows of ``x`` from ``at`` on, over all steps: ``counts (columns, 64)``."""
+def _tile(columns: int, pairs: int = 1) -> Any:
+    """Counts for ``pairs`` of blocks and ``columns`` rows of ``x`` from ``at`` on, over all steps: ``(columns, 64 pairs)``."""
+    blocks = PAIR * pairs
 
     @intrinsic
     def tile(typing: Any, w: Any, x: Any, at: Any, steps: Any, counts: Any) -> Any:
@@ -94,8 +95,8 @@ def _tile(columns: int) -> Any:
             x = b.gep(_data(context, b, signature.args[1], args[1]), [args[2]])
             counts = b.bitcast(_data(context, b, signature.args[4], args[4]), I8.as_pointer())
             lookup = has_lookup()
-            sums = [[cgutils.alloca_once(b, BYTES) for _ in range(PAIR)] for _ in range(columns)]
-            totals = [cgutils.alloca_once(b, WORDS) for _ in range(2 * PAIR * columns)]
+            sums = [[cgutils.alloca_once(b, BYTES) for _ in range(blocks)] for _ in range(columns)]
+            totals = [cgutils.alloca_once(b, WORDS) for _ in range(2 * blocks * columns)]
             for total in totals:
                 b.store(ir.Constant(WORDS, None), total)
             with cgutils.for_range(b, b.udiv(b.add(steps, I64(STEPS - 1)), I64(STEPS))) as chunk:
@@ -106,7 +107,9 @@ def _tile(columns: int) -> Any:
                 with cgutils.for_range(b, b.select(b.icmp_signed("<", left, I64(STEPS)), left, I64(STEPS))) as loop:
                     step = b.add(first, loop.index)
                     at = b.mul(step, I64(PAIR * ROWS))
-                    weights = [b.load(_at(b, w, b.add(at, I64(ROWS * i)), BYTES), align=1) for i in range(PAIR)]
+                    starts = [b.add(at, b.mul(steps, I64(PAIR * ROWS * pair))) for pair in range(pairs)]
+                    places = [b.add(start, I64(ROWS * i)) for start in starts for i in range(PAIR)]
+                    weights = [b.load(_at(b, w, place, BYTES), align=1) for place in places]
                     weights = [_halves(b, v) for v in weights] if lookup else weights
                     for c in range(columns):
                         byte = b.load(b.gep(x, [b.add(step, b.mul(steps, I64(c)))]))
@@ -125,7 +128,7 @@ def _tile(columns: int) -> Any:
     return tile
 
 
-_tile_1, _tile_2, _tile_4 = _tile(1), _tile(2), _tile(4)
+_tile_1, _tile_2, _tile_4, _tile_wide = _tile(1), _tile(2), _tile(4), _tile(1, 2)
 
 
 def _signs(real: Any, width: int) -> Any:
@@ -206,12 +209,17 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
         x: NDArray[np.uint8], m: int, n: int, steps: int, weights: int, rows: int, scales: int, bias: int, out: int
     ) -> None:
         counts = np.empty(4 * PAIR * ROWS, np.uint16)
-        for first in range(0, rows, PAIR * ROWS):
-            w, live = weights + first * steps, min(rows - first, PAIR * ROWS)
+        first = 0
+        while first < rows:
+            # a row alone: the tables of a byte are read once for twice as many blocks
+            width = PAIR * ROWS * (2 if m == 1 and rows - first > PAIR * ROWS else 1)
+            w, live = weights + first * steps, min(rows - first, width)
             row = 0
             while row < m:
                 many = 4 if m - row >= 4 else 2 if m - row >= 2 else 1
-                if many == 4:
+                if width > PAIR * ROWS:
+                    _tile_wide(w, x, row * steps, steps, counts)
+                elif many == 4:
                     _tile_4(w, x, row * steps, steps, counts)
                 elif many == 2:
                     _tile_2(w, x, row * steps, steps, counts)
@@ -227,6 +235,7 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
                         write_1(counts, begin, to, n, at, scales + size * first, bias + size * first)
                         at += 1
                 row += many
+            first += width
 
     @njit
     def linear(x: int, m: int, n: int, weights: int, rows: int, scales: int, bias: int, out: int) -> bool:
