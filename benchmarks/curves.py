@@ -18,13 +18,13 @@ from taut.report import static_plot
 from taut.selection import matching
 
 HERE = Path(__file__).parent
-LENET = {"network": ["lenet-300-100"], "dataset": ["mnist"]}
+LENET, FASHION, RESNET = ("lenet-300-100", "mnist"), ("lenet-5-caffe", "fashion-mnist"), ("resnet-20", "cifar-10")
 
 
-def _family(name: str, **more: Any) -> tuple[str, dict[str, Any]]:
-    """A family of study ``train-taut``: test error against parameters, one curve a way of training."""
-    settings = {"x": "params", "y": "metric_test", "error": True, "choose": ["strength"], "only": {**LENET, "method": [name]}}
-    return "train-taut", {**settings, **more}
+def _family(name: str, on: tuple[str, str] = LENET, **more: Any) -> tuple[str, dict[str, Any]]:
+    """A family of study ``train-taut`` on a network and its data: test error against parameters, one curve a way of training."""
+    only = {"network": [on[0]], "dataset": [on[1]], "method": [name]}
+    return "train-taut", {"x": "params", "y": "metric_test", "error": True, "choose": ["strength"], "only": only, **more}
 
 
 FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,6 +39,11 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "pruning-tuned": _family("pruning, fine-tuned", x="bytes", title="pruning, fine-tuned"),
     "neurons": _family("neurons", title="removed neurons, no fine-tuning"),
     "neurons-tuned": _family("neurons, fine-tuned", title="removed neurons, fine-tuned"),
+    "fashion-low-rank": _family("low-rank", FASHION, title="LeNet-5-Caffe, low rank, no fine-tuning"),
+    "fashion-low-rank-tuned": _family("low-rank, fine-tuned", FASHION, title="LeNet-5-Caffe, low rank, fine-tuned"),
+    "fashion-pruning": _family("pruning", FASHION, x="bytes", title="LeNet-5-Caffe, pruning, no fine-tuning"),
+    "resnet-low-rank": _family("low-rank", RESNET, x="macs", title="ResNet-20, low rank, no fine-tuning"),
+    "resnet-low-rank-tuned": _family("low-rank, fine-tuned", RESNET, x="macs", title="ResNet-20, low rank, fine-tuned"),
 }
 
 

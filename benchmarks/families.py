@@ -31,7 +31,8 @@ Candidates = Iterator[tuple[str, nn.Module]]
 class Trained:
     """A trained network: ``model`` in evaluation mode; ``training``, where parametrizations are still in it.
 
-    ``skeleton``: the network with plain layers, whatever its weights; ``unit``: what a level divides, ``params`` or ``macs``.
+    ``skeleton``: the network with plain layers, whatever its weights; ``unit``: what a level divides, ``params`` or ``macs``;
+    ``schemes``: the matricisations of convolutions that low rank tries, the same for all layers.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class Trained:
     calibration: list[Any]
     skeleton: nn.Module
     unit: str = "params"
+    schemes: tuple[int, ...] = (1,)
 
     @property
     def example(self) -> torch.Tensor:
@@ -68,13 +70,16 @@ def room(trained: Trained, level: float) -> float:
 def low_rank(trained: Trained, level: float) -> Candidates:
     """Units that do nothing are removed, ranks shared out for the room there is, factors made explicit."""
     model, fixed = plain(trained), {"unit": trained.unit, "example_input": trained.example}
-    for by in ("energy", "activation", "fisher"):
-        sensitivity = Sensitivity(by, None if by == "energy" else trained.calibration)
-        choose = partial(ranks_by_budget, budget=room(trained, level), sensitivity=sensitivity, **fixed)
-        try:
-            yield by, factorize(model, trained.example, choose, trained.calibration)
-        except BudgetError:
-            return  # rank 1 everywhere is too much
+    for scheme in trained.schemes:
+        # outputs are products with the matrix of scheme 1
+        for by in ("energy", "activation", "fisher") if scheme == 1 else ("energy", "fisher"):
+            sensitivity = Sensitivity(by, None if by == "energy" else trained.calibration)
+            choose = partial(ranks_by_budget, budget=room(trained, level), sensitivity=sensitivity, scheme=scheme, **fixed)
+            try:
+                how = by if scheme == 1 else f"{by}, scheme {scheme}"
+                yield how, factorize(model, trained.example, choose, trained.calibration)
+            except BudgetError:
+                break  # rank 1 everywhere is too much
 
 
 def narrow(trained: Trained, level: float) -> Candidates:

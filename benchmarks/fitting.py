@@ -55,7 +55,7 @@ def fit(
         around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
     calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]
-    return Trained(model, training, splits, calibration, skeleton, plan.unit)
+    return Trained(model, training, splits, calibration, skeleton, plan.unit, plan.schemes)
 
 
 def _rising(training: Wrapped, price: float) -> Callable[[float], Tensor]:

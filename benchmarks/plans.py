@@ -10,7 +10,7 @@ from trainings import WAYS
 class Plan:
     """One network's part of the study: ``epochs`` of training, and of the ``tuning`` after compression; ``levels`` of ``unit``;
     ``pairs`` of ways and families, all of them by default; ``ranks``: which of a way's strengths are tried, all if not named;
-    ``decay``: the least weight decay, of every way.
+    ``decay``: the least weight decay, of every way; ``schemes``: the matricisations of convolutions that low rank tries.
     """
 
     epochs: int
@@ -23,6 +23,7 @@ class Plan:
     lr: float = 0.05
     decay: float = 0.0
     augment: str = "shift1"
+    schemes: tuple[int, ...] = (1,)
 
 
 PLANS = {
@@ -34,7 +35,7 @@ PLANS = {
         },
     ),
     "resnet-20": Plan(
-        30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop",
+        30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
         ranks={"nuclear": (0,), "nuclear + sparse group": (0,), "trained rank pruning": (1,)},
         pairs=dict.fromkeys(("plain", "nuclear", "nuclear + sparse group", "trained rank pruning"), ("low-rank",)),
     ),

@@ -83,6 +83,10 @@ class Sensitivity:
 
     def losses(self, model: nn.Module, layers: dict[str, Layer], ranks: Ranks, scheme: int) -> Losses:
         """What each layer loses at each of its ranks."""
+        if self.by == "activation" and scheme != 1:
+            raise TautError(
+                "Sensitivity(by='activation'): outputs are products with the matrix of scheme 1; use scheme=1, or by='fisher'"
+            )
         data = self.batches()
         if self.by == "loss":
             return _measured(model, layers, ranks, scheme, data, self.objective)

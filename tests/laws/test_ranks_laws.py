@@ -127,5 +127,7 @@ def test_mistakes_are_named():
         Sensitivity("luck")
     with pytest.raises(TautError, match="data"):
         Sensitivity("fisher")
+    with pytest.raises(TautError, match="use scheme=1, or by='fisher'"):
+        ranks_by_budget(small(), 500, Sensitivity("activation", data()), scheme=2)
     with pytest.raises(LayerError, match="names no layer"):
         ranks_by_energy(small(), 0.9, layers="fc*")
