@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
-from taut.errors import ExtraError, TautError
+from taut.errors import TautError
 from taut.grid import Point, Spec, resolve
 from taut.records import append_records, plain, read_records
+from taut.workers import process_pool, ray_cluster
 
 log = logging.getLogger(__name__)
 
@@ -148,45 +145,16 @@ def _work(run: str, point: Point) -> list[dict[str, Any]]:
         raise TautError(f"{run} returned a record that JSON cannot hold: {error}") from error
 
 
-def _pin(threads: int, path: list[str]) -> None:
-    """In a fresh worker: its share of the cores, and the parent's import path; it ends when its parent does."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    sys.path[:] = path
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if "torch" in sys.modules:  # it read the environment when it was imported
-        sys.modules["torch"].set_num_threads(threads)
-
-
-def _end_with(parent: int) -> None:
-    """A sweep that is killed cannot tell its workers, which would go on with what nobody stores."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
 def _over_processes(run: str, points: list[Point], workers: int) -> Iterator[Outcome]:
-    workers = min(workers, len(points))
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has used threads may hang
-    with ProcessPoolExecutor(workers, context, initializer=_pin, initargs=(threads, list(sys.path))) as pool:
+    with process_pool(min(workers, len(points))) as pool:
         futures = {pool.submit(_work, run, point): point for point in points}
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                yield futures[future], future.result() if error is None else error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            error = future.exception()
+            yield futures[future], future.result() if error is None else error
 
 
 def _over_ray(run: str, points: list[Point]) -> Iterator[Outcome]:
-    try:
-        import ray
-    except ImportError as error:
-        raise ExtraError("ray", "ray") from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+    ray = ray_cluster()
     task = ray.remote(_attempt)
     waiting = {task.remote(run, point): point for point in points}
     while waiting:

@@ -8,7 +8,7 @@ from pathlib import Path
 # from the bottom up; a module belongs to the first pattern that matches it
 LEVELS = (
     ("taut.errors", "taut.registry", "taut.binary", "taut.views", "taut.cost", "taut.records", "taut.selection")
-    + ("taut.statistics", "taut.version", "taut.numeric*"),
+    + ("taut.statistics", "taut.version", "taut.workers", "taut.numeric*"),
     ("taut.*.base", "taut.compressors.coded", "taut.regularizers.annealed"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),
@@ -26,7 +26,7 @@ COMPOSITIONS = ("taut.compressors.chain", "taut.regularizers.distance")
 METHODS = ("taut.compressors", "taut.regularizers", "taut.parametrizations")
 # a package that is imported in these places only
 OWNERS = {
-    "ray": ("taut.sweep*",),
+    "ray": ("taut.workers",),
     "plotly": ("taut.report*",),
     "matplotlib": ("taut.report*",),
     "onnx": ("taut.export*", "taut.graph"),

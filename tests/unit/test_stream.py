@@ -13,9 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from taut.codec.decoding import decode_file
 from taut.codec.files import load_state_dict, verify
 from taut.codec.reader import TautFile
-from taut.codec.stream import compress_file, decode_file
+from taut.codec.stream import compress_file
 from taut.errors import FormatError, TautError
 
 
@@ -151,7 +152,8 @@ def test_files_say_that_they_hold_weights_only(tmp_path: Path, source: Path) -> 
 
 MEASURE = """
 import resource, sys, torch
-from taut.codec.stream import compress_file, decode_file
+from taut.codec.decoding import decode_file
+from taut.codec.stream import compress_file
 from taut.codec.bounded import Bounded
 torch.set_num_threads(1)
 with Bounded(99):  # what torch loads for its meta device is not ours to count
@@ -178,3 +180,33 @@ def test_memory_is_a_small_multiple_of_the_largest_tensor(tmp_path: Path) -> Non
     compressing, both = map(int, done.stdout.split())
     assert compressing < 4 * 16 * 2**20 and both < 4 * 16 * 2**20, f"{compressing / 2**20:.0f} and {both / 2**20:.0f} MB"
     assert len(load_file(paths[2])) == 6
+
+
+def test_two_workers_write_the_same_files_byte_for_byte(tmp_path: Path, source: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    for workers in (1, 2):
+        summary = compress_file(source, tmp_path / f"{workers}.taut", 0.01, workers=workers)
+        decode_file(tmp_path / f"{workers}.taut", tmp_path / f"{workers}.out", lambda *step: told.append(step), workers=workers)
+        assert summary.quantized == 6
+    assert [name for *_, name in told] == 2 * list(load_state_dict(tmp_path / "1.taut"))
+    for kind in ("taut", "out"):
+        assert (tmp_path / f"1.{kind}").read_bytes() == (tmp_path / f"2.{kind}").read_bytes()
+
+
+def test_what_a_worker_finds_wrong_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    bad = {f"w{i}": torch.full((20, 20), float("nan") if i == 3 else 1.0) for i in range(6)}
+    save_file(bad, tmp_path / "w.safetensors")
+    with pytest.raises(TautError, match="'w3': 400 of 400 values are NaN"):
+        compress_file(tmp_path / "w.safetensors", tmp_path / "w.taut", 0.01, workers=2)
+    assert os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def test_over_ray_the_file_is_the_same(tmp_path: Path, source: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        for name, how in (("here", {}), ("there", {"ray": True})):
+            compress_file(source, tmp_path / name, 0.01, **how)
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()

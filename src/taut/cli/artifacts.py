@@ -10,10 +10,10 @@ import typer
 
 from taut.cli.inputs import build_model, user_function
 from taut.cli.screen import Json, bar, command, emit, errors, table
+from taut.codec.decoding import decode_file
 from taut.codec.files import FileInfo, load
 from taut.codec.files import inspect as look
 from taut.codec.files import verify as check
-from taut.codec.stream import decode_file
 from taut.errors import TautError
 from taut.export.onnx import export_onnx
 
@@ -52,11 +52,12 @@ def verify(file: File, as_json: Json = False) -> None:
 def decode(
     file: File,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode a tensor each.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Write the dense weights as safetensors, one tensor at a time."""
     with bar("decoding", in_bytes=True) as step:
-        written = decode_file(file, out, progress=step)
+        written = decode_file(file, out, progress=step, workers=workers)
     emit({"file": file, "out": out, "bytes": written}, as_json, f"{file} → {out}: {written:,} bytes")
 
 

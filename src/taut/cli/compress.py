@@ -53,11 +53,14 @@ def compress(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured candidates.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     batch: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="With --max-error: processes that take a tensor each.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="With --max-error: tensors as tasks of a Ray cluster.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a trained network smaller while its measured loss stays within a budget."""
     if max_error is not None:
-        _weights_only(weights, out, max_error, {"--model": model, "--data": data, "--max-drop": max_drop}, as_json)
+        others = {"--model": model, "--data": data, "--max-drop": max_drop}
+        _weights_only(weights, out, max_error, others, {"workers": workers, "ray": ray}, as_json)
         return
     if model is None or data is None:
         raise typer.BadParameter("give --model and --data (or --max-error, which needs neither)")
@@ -98,13 +101,15 @@ def _finish(result: Result, out: Path) -> None:
         shutil.rmtree(out / HELD, ignore_errors=True)
 
 
-def _weights_only(weights: Path | None, out: Path, max_error: float, others: dict[str, Any], as_json: bool) -> None:
+def _weights_only(
+    weights: Path | None, out: Path, max_error: float, others: dict[str, Any], how: dict[str, Any], as_json: bool
+) -> None:
     given = [name for name, value in others.items() if value is not None]
     if given or weights is None:
         fix = f"leave out {', '.join(given)}" if given else "give --weights"
         raise typer.BadParameter(f"--max-error works on --weights alone; {fix}")
     with bar("compressing", in_bytes=True) as step:
-        done = compress_file(weights, out, max_error, progress=step)
+        done = compress_file(weights, out, max_error, progress=step, **how)
     result = {**vars(done), "ratio": done.ratio, "weights": weights, "out": out}
     told = f"{out}: {size(done.bytes_after)} from {size(done.bytes_before)}, {done.ratio:.2f} times smaller than 32-bit weights"
     worst = f"{done.quantized} of {done.tensors} tensors on a grid, the others exact; largest relative error {done.max_error:.3g}"

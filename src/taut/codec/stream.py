@@ -6,18 +6,18 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from taut.codec.bounded import shape_of
-from taut.codec.reader import TautFile
 from taut.codec.records import encode
-from taut.codec.tensorfile import NAMES, Source, sources, write_header, write_tensor
+from taut.codec.tensorfile import Source, sources
 from taut.codec.writer import Writer, atomic
 from taut.compressors.quantize import QuantizeCode
-from taut.errors import FormatError, TautError
+from taut.errors import TautError
+from taut.workers import ordered
 
 Progress = Callable[[int, int, str], None]
 TINY = 256  # elements; smaller tensors are kept as they are
@@ -45,16 +45,18 @@ class Summary:
 
 
 def compress_file(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], max_error: float, progress: Progress | None = None
-) -> Summary:
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], max_error: float, progress: Progress | None = None, *,
+    workers: int = 1, ray: bool = False,
+) -> Summary:  # fmt: skip
     """Compress a safetensors file (or a sharded one's ``*.index.json``) with a bound on each tensor's relative error,
 
         ||w - w'||_F <= max_error * ||w||_F,    checked on the tensor as it will be decoded.
 
     A weight of two or more dimensions goes onto a uniform grid with the largest step that keeps the bound, and is entropy-coded;
     vectors, tensors below 256 elements and whole numbers are kept bit for bit, as is a weight for which the grid does not pay.
-    One tensor at a time: the memory is a small multiple of the largest. ``progress(done_bytes, all_bytes, name)`` is called
-    after each tensor.
+    One tensor at a time: the memory is a small multiple of the largest. ``workers`` processes take a tensor each, and each as
+    much memory; ``ray=True`` spreads them over a Ray cluster whose machines all see ``src``. The file is the same, byte for
+    byte. ``progress(done_bytes, all_bytes, name)`` is called after each tensor.
 
     Raises:
         TautError: the source cannot be read, a weight is NaN or infinite (the message names it), or ``max_error`` is not
@@ -66,8 +68,8 @@ def compress_file(
     total, done, quantized, worst = sum(t.bytes for t in tensors), 0, 0, 0.0
     with atomic(dst) as file:
         writer = Writer(file, weights_only=True)
-        for source in tensors:
-            record, error = _record(source, max_error)
+        records = ordered(partial(_record, max_error=max_error), tensors, workers, ray)
+        for source, (record, error) in zip(tensors, records, strict=True):
             writer.add(source.name, record)
             quantized, worst, done = quantized + (error is not None), max(worst, error or 0.0), done + source.bytes
             if progress is not None:
@@ -163,47 +165,3 @@ def _code(w: Tensor, good: tuple[float, float]) -> tuple[QuantizeCode, float]:
     for out, part in zip(levels.split(CHUNK), parts, strict=True):
         out.copy_(_levels(part, step))
     return QuantizeCode(_stored(step, w.dtype), levels.reshape(w.shape)), error
-
-
-def decode_file(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
-    progress: Progress | None = None,
-    max_elements: int | None = None,
-) -> int:
-    """Write the dense tensors of a ``.taut`` file as safetensors, one at a time; returns the bytes written.
-
-    Tied tensors are written at each of their names. ``max_elements`` bounds what the file may expand to.
-
-    Raises:
-        FormatError: the file is cut, damaged or hostile; what was at ``dst`` stays.
-    """
-    with TautFile(src, max_elements) as file, atomic(dst) as out:
-        file.verify()
-        layout = {name: _layout(file, name) for name in file.names()}
-        elements = sum(prod(layout[name][0]) for name in file.names() if file.alias(name) is None)
-        if elements > file.total_limit:
-            raise FormatError(f"{src}: {elements:,} elements are too many for its length; if it is trusted, pass max_elements")
-        write_header(out, layout)
-        total, done = sum(prod(shape) * dtype.itemsize for shape, dtype in layout.values()), 0
-        for name in file.names():
-            tensor = file.tensor(name)
-            if (tuple(tensor.shape), tensor.dtype) != layout[name]:
-                raise FormatError(f"{src}: tensor {name!r}: decodes to {tuple(tensor.shape)}, declared {layout[name][0]}")
-            write_tensor(out, tensor)
-            done += tensor.numel() * tensor.itemsize
-            if progress is not None:
-                progress(done, total, name)
-        return out.tell()
-
-
-def _layout(file: TautFile, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-    """Shape and dtype, from declared sizes where they tell, else by decoding."""
-    known = shape_of(file.record(name))
-    if known is None:
-        dense = file.tensor(name)
-        known = tuple(dense.shape), dense.dtype
-    if known[1] not in NAMES:
-        raise TautError(f"{file.path}: tensor {name!r}: safetensors cannot hold {known[1]}")
-    return known
-
