@@ -18,6 +18,7 @@ from taut.budget.compress import Result
 from taut.codec.files import load, save
 from taut.curve import Point
 from taut.errors import ParityError
+from taut.export.carried import draw
 from taut.export.onnx import export_onnx
 from taut.latency import Latency, time_onnx
 from taut.layers import evaluating
@@ -58,26 +59,28 @@ def deliver(
     command: str = "",
     labels: dict[str, Any] | None = None,
     batch: int = 1,
+    graph: bool = False,
 ) -> Delivery:
     """Write ``model.taut``, ``model.onnx``, ``curve.jsonl``, ``report.html`` and ``summary.json`` to ``out``.
 
     ``fresh``: a newly built original network, into which the file is read back: its outputs must equal the compressed model's
     bit for bit, and the graph's within float tolerance; else :class:`~taut.errors.ParityError`. ``test``: data never used in the
-    search; it is looked at here, once. ``batch``: the batch size for latency.
+    search; it is looked at here, once. ``batch``: the batch size for latency. ``graph``: the ONNX graph travels in
+    ``model.taut``, without its weights (:mod:`taut.export.carried`), and counts in the bytes that are reported.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     val = batches_of(val, "validation")
     example = inputs_of(next(iter(val)))
-    save(result.model, folder / "model.taut")
+    written = save(result.model, folder / "model.taut", graph=draw(result.model, example) if graph else b"")
     loaded = load(folder / "model.taut", into=fresh).eval()
     _same_outputs(result.model, loaded, next(iter(val)))
-    graph = export_onnx(loaded, folder / "model.onnx", example)
+    exported = export_onnx(loaded, folder / "model.onnx", example)
     latency, original_bytes = _latencies(result.original, folder / "model.onnx", example, batch)
     summary = {
         "baseline": _numbers(result.baseline, latency["original"], file=original_bytes),
-        "compressed": _numbers(result.best, latency["compressed"], file=graph.bytes),
-        "ratio": _ratios(result, latency),
+        "compressed": _numbers(result.best, latency["compressed"], file=exported.bytes) | {"bytes": written},
+        "ratio": _ratios(result, latency, written),
         "budget": {**result.budget.as_dict(), "kept": result.budget.holds(*_pair(result))},
         "test": _tested(result, loaded, test),
         "latency_batch": batch,
@@ -121,11 +124,11 @@ def _numbers(point: Point, latency: Latency, file: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ratios(result: Result, latency: dict[str, Latency]) -> dict[str, float]:
+def _ratios(result: Result, latency: dict[str, Latency], written: int) -> dict[str, float]:
     before, after = result.baseline.ledger, result.best.ledger
     return {
         # the definition: 4 bytes for every parameter of the dense network, over the bytes of the file
-        "bytes": 4 * before.parameters / after.bytes,
+        "bytes": 4 * before.parameters / written,
         "params": before.parameters / after.parameters if after.parameters else 1.0,
         # a network may have no arithmetic to count, or no parameters
         "macs": before.macs / after.macs if after.macs else 1.0,
@@ -167,8 +170,9 @@ def _write_curve(result: Result, path: Path, summary: dict[str, Any], labels: di
     baseline = {k: summary["baseline"][k] for k in ("bytes", "params", "nonzeros", "macs", "latency_ms", "latency_spread")}
     tested = summary["test"] or {}
     final = {
-        **result.curve.record(result.best), **shared, "best": True, "latency_ms": summary["compressed"]["latency_ms"],
-        "latency_spread": summary["compressed"]["latency_spread"], "metric_test": tested.get("after"), "test": summary["test"],
+        **result.curve.record(result.best), **shared, "best": True, "bytes": summary["compressed"]["bytes"],
+        "latency_ms": summary["compressed"]["latency_ms"], "latency_spread": summary["compressed"]["latency_spread"],
+        "metric_test": tested.get("after"), "test": summary["test"],
         "baseline": {
             **baseline, "metric_val": result.baseline.metric, "loss_val": result.baseline.loss,
             "metric_test": tested.get("before"),

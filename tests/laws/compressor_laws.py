@@ -109,10 +109,22 @@ def rungs(method: Compressor, shape: Sequence[int]) -> list[Compressor]:
 
 def check_shape_and_dtype(method: Compressor, case: Case) -> None:
     w = case.weight()
-    v = compress(method, w, case.stats()).decompress()
+    code = compress(method, w, case.stats())
+    v = code.decompress()
     assert v.shape == w.shape
     assert v.dtype == w.dtype
+    # a product rounds otherwise in another memory format, and a file has but one
+    assert all(tensor.is_contiguous() for tensor in _tensors(code))
     assert bool(torch.isfinite(v).all())
+
+
+def _tensors(code: Code) -> Iterator[Tensor]:
+    """Every tensor of a code, free or structure, at any depth."""
+    for value in code.fields().values():
+        if isinstance(value, Code):
+            yield from _tensors(value)
+        elif isinstance(value, Tensor):
+            yield value
 
 
 def check_input_untouched(method: Compressor, case: Case) -> None:

@@ -9,6 +9,8 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
+from taut.codec.files import save
+from taut.export.carried import draw, export_carried
 from taut.layers import bake, call, evaluating
 
 
@@ -149,6 +151,19 @@ def check_gathered_only_where_smaller(dense, gathered) -> None:
     assert gathered.bytes == gathered.path.stat().st_size
     assert not dense.indexed
     assert (gathered.bytes < dense.bytes) if gathered.indexed else (gathered.bytes == dense.bytes)
+
+
+def check_travels(model: nn.Module, example, exported: Path, folder: Path, way: str) -> None:
+    """From a file with its graph comes the ONNX file that the network's code gives, byte for byte; the weights are in it once."""
+    plain = save(model, folder / "plain.taut")
+    graph = draw(model, example, way=way)
+    whole = save(model, folder / "whole.taut", graph=graph)
+    carried = export_carried(folder / "whole.taut", folder / "carried.onnx")
+    assert carried.path.read_bytes() == exported.read_bytes()
+    kept = sum(len(t.raw_data) for t in onnx.load_model_from_string(graph).graph.initializer)
+    assert whole - plain < 4000 and kept < 300, f"{whole - plain} bytes, of which {kept} are weights"
+    for name in ("plain.taut", "whole.taut", "carried.onnx"):
+        (folder / name).unlink()
 
 
 def run_ops(path: Path, folder: Path) -> Counter:

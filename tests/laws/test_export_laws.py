@@ -9,6 +9,7 @@ from laws.export_laws import (
     check_decoded_once,
     check_gathered_only_where_smaller,
     check_outputs,
+    check_travels,
 )
 
 from taut.apply import apply
@@ -62,6 +63,7 @@ def test_every_code_in_every_model(name, code, tmp_path):
     check_gathered_only_where_smaller(dense, report)
     check_bits(report.path, model, report.indexed)
     check_decoded_once(dense.path, report.path, tmp_path)
+    check_travels(model, example, report.path, tmp_path, "trace")
     if code in FEW_VALUES:
         assert report.bytes < dense.bytes, "a codebook must make the file smaller"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dense.onnx", "m.onnx", "optimised.onnx"]
@@ -82,5 +84,6 @@ def test_the_exporter_that_ships(name, tmp_path):
     assert report.way == "export"
     assert report.indexed
     assert report.bytes < report.dense_bytes
+    check_travels(model, example, report.path, tmp_path, "export")
     check_outputs(report.path, model, example)
     check_bits(report.path, model, report.indexed)

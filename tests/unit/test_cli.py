@@ -208,6 +208,18 @@ def test_compress_delivers_five_files_that_agree(place, own_method):
     assert "PowersOfTwo" in (out / "curve.jsonl").read_text()
 
 
+def test_a_graph_that_travels_needs_no_code_to_be_exported(place):
+    summary = told("compress", *OPTIONS, "--max-drop", 5, "--max-steps", 2, "--no-recover", "--graph")
+    file = place / "out" / "model.taut"
+    assert summary["compressed"]["bytes"] == file.stat().st_size
+    assert summary["ratio"]["bytes"] == pytest.approx(4 * summary["baseline"]["params"] / file.stat().st_size)
+    done = told("export", file, "--onnx", "m.onnx")
+    assert done["bytes"] == (place / "m.onnx").stat().st_size and done["inputs"] == ["input"]
+    assert (place / "m.onnx").read_bytes() == (place / "out" / "model.onnx").read_bytes()
+    assert "leave them out" in fail(2, "export", file, "--onnx", "m.onnx", "--shape", "2,8")
+    assert "no graph travels" in fail(1, "export", "w.taut", "--onnx", "m.onnx")
+
+
 def test_compress_needs_either_way_whole(place):
     assert "--model" in fail(2, "compress", "--weights", "w.safetensors", "--out", "out")
     assert "--weights" in fail(2, "compress", "--max-error", 0.1, "--out", "out")

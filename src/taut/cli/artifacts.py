@@ -15,6 +15,7 @@ from taut.codec.files import FileInfo, load
 from taut.codec.files import inspect as look
 from taut.codec.files import verify as check
 from taut.errors import TautError
+from taut.export.carried import export_carried
 from taut.export.onnx import export_onnx
 
 File = Annotated[Path, typer.Argument(help="A .taut file.", show_default=False)]
@@ -65,12 +66,22 @@ def decode(
 def export(
     file: File,
     onnx: Annotated[Path, typer.Option(help="The ONNX file to write.")],
-    model: Annotated[str, typer.Option(help="package.module:build of the original network, or its name in the benchmarks.")],
+    model: Annotated[str | None, typer.Option(help="package.module:build, or a network by name; not with a graph in it.")] = None,
     example: Annotated[str | None, typer.Option(help="package.module:example, returning an input batch.")] = None,
     shape: Annotated[str | None, typer.Option(help="Instead: the shape of an input batch, e.g. 1,3,32,32.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the compressed network as an ONNX graph, checked against torch before the file appears."""
+    """Write the compressed network as an ONNX graph, checked against torch before the file appears.
+
+    Without --model: from the graph that travels in a file of ``taut compress --graph``; the network's code is not needed.
+    """
+    if model is None:
+        if example is not None or shape is not None:
+            raise typer.BadParameter("--example and --shape are inputs for --model; leave them out, or name the network")
+        carried = export_carried(file, onnx)
+        told = f"{onnx}: {carried.bytes:,} bytes, from the graph in {file}; its weights are those that were saved"
+        emit(vars(carried), as_json, told)
+        return
     if (example is None) == (shape is None):
         raise typer.BadParameter("give either --example or --shape")
     inputs = user_function("--example", example)() if example else _random(str(shape))

@@ -53,6 +53,7 @@ def compress(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured candidates.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     batch: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
+    graph: Annotated[bool, typer.Option("--graph", help="The graph travels in model.taut, for about a kilobyte.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="With --max-error: processes that take a tensor each.")] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="With --max-error: tensors as tasks of a Ray cluster.")] = False,
     as_json: Json = False,
@@ -77,7 +78,7 @@ def compress(
         )  # fmt: skip
         done = deliver(
             result, out, fresh, parts["val"], test=parts["test"], command=shlex.join(["taut", *sys.argv[1:]]),
-            labels={"network": model, "dataset": data}, batch=batch,
+            labels={"network": model, "dataset": data}, batch=batch, graph=graph,
         )  # fmt: skip
     _finish(result, out)
     show(result, done, as_json, resumes=True)

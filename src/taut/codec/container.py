@@ -1,7 +1,7 @@
 """The file around the records: magic, version, records, index, length of the index, checksum.
 
 ``"TAUT" version | record … record | index | flags | length of the index, last byte first | CRC-32``. The index stands at the end,
-so that a file of any size is written in one pass; it holds names, lengths of records, ties, original shapes and the user's notes.
+so that a file of any size is written in one pass; it holds names, lengths of records, ties, original shapes, notes and a graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VERSION = 1
 HEAD = 5  # magic, version
 TAIL = 15  # flags, length of the index, checksum: at most
 LARGE = 1 << 20  # records of more bytes than this in all are checked one by one, for lazy reading
-WEIGHTS_ONLY, DEFLATED, CHECKED, RESIZED, NOTED = 1, 2, 4, 8, 16
+WEIGHTS_ONLY, DEFLATED, CHECKED, RESIZED, NOTED, DRAWN = 1, 2, 4, 8, 16, 32
 # what names are usually made of, most frequent last: raw deflate refers back to it
 WORDS = (
     b"lm_head.model.embed_tokens.wte.wpe.transformer.h.0.attn.c_attn.c_proj.mlp.c_fc.ln_1.ln_2.ln_f.encoder.decoder.layers.0."
@@ -50,6 +50,7 @@ class Index:
     weights_only: bool = False
     dense_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    graph: bytes = b""
 
 
 def write_index(index: Index) -> bytes:
@@ -67,6 +68,9 @@ def write_index(index: Index) -> bytes:
     if index.meta:
         flags |= NOTED
         body += text(_notes(index.meta))
+    if index.graph:
+        flags |= DRAWN
+        body += varint(len(index.graph)) + index.graph
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, WORDS)
     packed = packer.compress(body) + packer.flush()
     if len(packed) < len(body):
@@ -117,7 +121,7 @@ def read_tail(tail: bytes, length: int) -> tuple[int, int, int]:
         size |= (byte & 0x7F) << 7 * position
         if byte < 0x80:
             flags, start = tail[-6 - position], length - 6 - position - size
-            if start < HEAD or flags >= 2 * NOTED:
+            if start < HEAD or flags >= 2 * DRAWN:
                 break
             return flags, start, size
     raise FormatError("cut short or damaged: the index does not fit the file")
@@ -204,5 +208,7 @@ def _read_extras(reader: Reader, flags: int, index: Index) -> None:
             raise FormatError("the notes are not JSON") from None
         if not isinstance(index.meta, dict):
             raise FormatError("the notes are not a JSON object")
+    if flags & DRAWN:
+        index.graph = bytes(reader.take(reader.varint()))
     if reader.left:
         raise FormatError(f"{reader.left} bytes follow the index")

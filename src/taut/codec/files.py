@@ -25,11 +25,12 @@ State = Mapping[str, "Code | Tensor | Alias"]
 PER_ELEMENT = 8  # elements that a file may declare for each of the model it is loaded into
 
 
-def save(model: nn.Module | State, path: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> int:
+def save(model: nn.Module | State, path: str | os.PathLike[str], meta: dict[str, Any] | None = None, graph: bytes = b"") -> int:
     """Write a model (or a state, ``{name: code, tensor or alias}``) to ``path``; returns the bytes written.
 
     The file is written beside the target and takes its place when it is complete: a full disk or Ctrl-C leaves the old file as
-    it was. ``meta`` is a small dictionary of plain JSON.
+    it was. ``meta`` is a small dictionary of plain JSON. ``graph``: an ONNX graph without its weights, which
+    :func:`taut.export.carried.draw` makes, so that the file can be exported where the network's code is not.
 
     Errors:
         TautError: a tensor cannot be stored, ``meta`` is not JSON, or the disk refuses.
@@ -41,14 +42,14 @@ def save(model: nn.Module | State, path: str | os.PathLike[str], meta: dict[str,
         True
     """
     with atomic(path) as file:
-        return _write(file, model, meta)
+        return _write(file, model, meta, graph)
 
 
-def _write(file: IO[bytes], model: nn.Module | State, meta: dict[str, Any] | None) -> int:
+def _write(file: IO[bytes], model: nn.Module | State, meta: dict[str, Any] | None, graph: bytes = b"") -> int:
     state, dense_shapes = state_of(model)
     writer = Writer(file)
     writer.index.meta = dict(meta or {})
-    writer.index.dense_shapes = dense_shapes
+    writer.index.dense_shapes, writer.index.graph = dense_shapes, graph
     for name, value in state.items():
         if isinstance(value, Alias):
             writer.tie(name, value.of)

@@ -88,6 +88,11 @@ class TautFile:
         return self.index.meta
 
     @property
+    def graph(self) -> bytes:
+        """The ONNX graph without its weights that travels in the file, if one does."""
+        return self.index.graph
+
+    @property
     def dense_shapes(self) -> dict[str, tuple[int, ...]]:
         """The original shapes of tensors that removed neurons made smaller."""
         return self.index.dense_shapes

@@ -132,7 +132,7 @@ class Tucker(Compressor):
         ones = [1] * (w.dim() - 2)
         core = (core * scale).reshape(*core.shape[:2], *w.shape[2:])
         first, last = inner.t().reshape(*inner.t().shape, *ones), outer.reshape(*outer.shape, *ones)
-        return TuckerCode(first.to(w).contiguous(), core.to(w), last.to(w).contiguous())
+        return TuckerCode(*(part.to(w).contiguous() for part in (first, core, last)))
 
     def ladder(self, shape: Sequence[int]) -> list[Compressor]:
         """Both ranks in the proportion of the channels, as far as they save parameters; then full ranks."""

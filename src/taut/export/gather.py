@@ -106,10 +106,12 @@ def optimise(proto: onnx.ModelProto) -> onnx.ModelProto:
     return strip(ir.to_proto(model))
 
 
-def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what no runtime reads: stack traces, sources, inferred shapes. Changes ``proto`` and returns it."""
-    for item in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+def strip(proto: onnx.ModelProto, shapes: bool = True) -> onnx.ModelProto:
+    """Without what no runtime reads: stack traces, sources, inferred ``shapes``. Changes ``proto`` and returns it."""
+    graph = proto.graph
+    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         item.ClearField("doc_string")
         item.ClearField("metadata_props")
-    proto.graph.ClearField("value_info")
+    if shapes:
+        graph.ClearField("value_info")
     return proto

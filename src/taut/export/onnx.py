@@ -80,16 +80,16 @@ def export_onnx(model: nn.Module, path: str | Path, example_input: Any, *, atol:
     _check_folder(path)
     graph = to_graph(model, example_input, dynamic_batch=dynamic_batch, opset=opset, ways=WAYS if way == "auto" else (way,))
     dense = optimise(graph.proto)
-    best, indexed = _smaller(graph.proto, dense) if codebooks == "auto" else (dense, ())
+    best, indexed = smallest(graph.proto, dense) if codebooks == "auto" else (dense, ())
     batches = list(_trials(example_input, dynamic_batch))
-    with _new_file(path) as temporary:
-        _write(temporary, best)
+    with new_file(path) as temporary:
+        write_proto(temporary, best)
         worst = check_parity(temporary, model, batches, graph, atol=atol, rtol=rtol)
         size = temporary.stat().st_size
     return ExportReport(path, size, dense.ByteSize(), worst, len(batches), indexed, graph.inputs, graph.outputs, opset, graph.way)
 
 
-def _smaller(proto: onnx.ModelProto, dense: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def smallest(proto: onnx.ModelProto, dense: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The smallest of: dense, indices put in before the optimisation, or after it (then for weights that it left as they were).
 
     Before, a batch norm stays apart so that its convolution keeps its few values; after, no decoded weight stands in the way of
@@ -163,7 +163,8 @@ def _difference(what: str, have: np.ndarray, want: Tensor, atol: float, rtol: fl
     return float(gap.max(initial=0.0))
 
 
-def _write(path: Path, proto: onnx.ModelProto) -> None:
+def write_proto(path: Path, proto: onnx.ModelProto) -> None:
+    """The graph as the bytes of a file, if one file can hold it."""
     if proto.ByteSize() > LARGEST:
         raise TautError(f"the graph takes {proto.ByteSize():,} bytes and one ONNX file holds at most 2 GiB")
     path.write_bytes(proto.SerializeToString(deterministic=True))
@@ -176,7 +177,7 @@ def _check_folder(path: Path) -> None:
         raise TautError(f"{path} is a folder; give the name of a file")
 
 
-class _new_file:  # noqa: N801 - used like a function
+class new_file:  # noqa: N801 - used like a function
     """A context that gives a temporary path beside ``path``: renamed to it on success, removed on any failure."""
 
     def __init__(self, path: Path) -> None:

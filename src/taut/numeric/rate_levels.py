@@ -37,7 +37,7 @@ def choose_levels(
         bits = _bits(levels[:, back], shape, most)
         bits = Bits(bits.zero[:, columns], bits.nonzero[:, columns], bits.size)
         levels, error = quantize_columns(w, u, gain, step, bits)
-    levels = levels[:, back]
+    levels = np.ascontiguousarray(levels[:, back])
     return levels, error + _bits(levels, shape, most).of(levels)
 
 
