@@ -31,6 +31,9 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "demo": ("demo", {"title": "digits: no drop of validation accuracy allowed", "only": {"network": ["digits-cnn"]}}),
     "demo-fashion": ("demo", {"title": "Fashion-MNIST: no drop allowed", "only": {"network": ["fashion-cnn"]}}),
     "first-path": ("first-path", {}),
+    "no-training": ("no-training", {
+        "title": "LeNet-5-Caffe on MNIST, nothing trained", "error": True, "only": {"network": ["lenet-5-caffe"]},
+    }),
     "low-rank": _family("low-rank", title="low rank, no fine-tuning"),
     "low-rank-tuned": _family("low-rank, fine-tuned", title="low rank, fine-tuned"),
     "narrow": _family("narrow low-rank", title="low rank on fewer inputs, no fine-tuning"),
