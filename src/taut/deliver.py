@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from taut.budget.compress import Result
+from taut.budget.run import Result
 from taut.codec.files import load, save
 from taut.curve import Point
 from taut.errors import ParityError

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,18 @@ import torch
 from torch import nn
 
 from taut.budget.budget import Budget
-from taut.budget.journal import Journal
-from taut.budget.loss_model import LossModel, fit
-from taut.budget.narrow import Shrink, narrow
-from taut.budget.one_price import raise_price
+from taut.budget.narrow import Shrink
 from taut.budget.price import Meter
-from taut.budget.reasons import explain
 from taut.budget.recover import Recovery
-from taut.budget.search import Progress, Search, Step
-from taut.budget.squeeze import squeeze
-from taut.budget.trial import Setup, Trial
+from taut.budget.run import Method, Result, Run
+from taut.budget.trial import Setup
 from taut.compressors import Chain, Codebook, LowRank, Prune, Quantize, RateQuantize
-from taut.compressors.base import Compressor
-from taut.cost import Ledger
-from taut.curve import Curve, Point
+from taut.curve import Point
 from taut.errors import TautError
 from taut.layers import check_model
 from taut.measure import evaluate
 from taut.objective import Loss, Metric, Objective, batches_of, has_target, inputs_of
 from taut.parametrizations import Entropy
-from taut.records import read_records
-
-log = logging.getLogger(__name__)
-
-Method = Compressor | Shrink | Entropy
 
 
 def default_methods(minimize: str, trains: bool = True) -> list[Method]:
@@ -52,28 +39,6 @@ def default_methods(minimize: str, trains: bool = True) -> list[Method]:
         chains: list[Method] = [Chain(Prune(by="fisher"), Codebook(k=k, keep_zero=False)) for k in (8, 16, 32)]
         return [Entropy(), *chains] if trains else [RateQuantize(by="loss")]
     return [Shrink(), *(Chain(LowRank(scheme=scheme), Quantize(bits=8)) for scheme in (1, 2))]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What :func:`compress` found.
-
-    ``model``: the cheapest network within budget, coded; ``curve``: every measured point; ``best``: that network's point;
-    ``ledger``: its cost per tensor, with the reason for every layer left alone; ``baseline``: the point it started from;
-    ``original``: the network as given; ``objective``: the loss and metric that were measured;
-    ``complete``: whether the search ended by itself rather than by the time limit.
-    """
-
-    model: nn.Module
-    curve: Curve
-    best: Point
-    ledger: Ledger
-    baseline: Point
-    budget: Budget
-    original: nn.Module
-    objective: Objective
-    complete: bool = True
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def compress(
@@ -131,7 +96,7 @@ def compress(
     trains = setup.recovery is not None
     chosen = list(methods) if methods is not None else default_methods(minimize, trains)
     _check_methods(chosen, minimize, trains)
-    run = _Run(setup, chosen, minimize, start, workdir, progress, labels or {})
+    run = Run(setup, chosen, minimize, start, workdir, progress, labels or {})
     return run.result(run.go(model))
 
 
@@ -170,107 +135,3 @@ def _check_methods(methods: Sequence[Method], minimize: str, trains: bool) -> No
             raise TautError(
                 f"{method} trains the network towards a size in bytes: give train= data, recover= and minimize='bytes'"
             )
-
-
-class _Run:
-    """One call of :func:`compress`: the search, what is logged of it, and the result."""
-
-    def __init__(
-        self, setup: Setup, methods: list[Method], minimize: str, start: float, workdir: Any, tell: Any, labels: dict
-    ) -> None:
-        self.setup, self.methods, self.start, self.tell = setup, methods, start, tell
-        self.meter: Meter = setup.cost  # type: ignore[assignment]
-        self.settings = {
-            "minimize": minimize,
-            "budget": setup.budget.as_dict(),
-            "seed": setup.seed,
-            "methods": [m.describe() if isinstance(m, Shrink) else str(m) for m in methods],
-            "recovery": str(setup.recovery),
-        }
-        identity = {**self.settings, "baseline_loss": setup.baseline.loss}
-        self.journal = None if workdir is None else Journal(Path(workdir), identity)
-        path = None if workdir is None else Path(workdir) / "curve.jsonl"
-        self.curve = Curve(path=path, labels={**labels, "seed": setup.seed, "budget": setup.budget.as_dict()})
-        self.kept_step, self.spent, self.narrowed, self.known = 0, 0.0, False, -1
-
-    def go(self, model: nn.Module) -> Progress:
-        progress = self._begin(model)
-        shrinks = [m for m in self.methods if isinstance(m, Shrink)]
-        if shrinks and not self.narrowed:
-            narrow(self.setup, shrinks[0], progress, self.meter.example, self._observe)
-        self.narrowed = True
-        entropies = [m for m in self.methods if isinstance(m, Entropy)]
-        if entropies:
-            squeeze(self.setup, entropies[0], progress, self._observe)
-        joint = [m for m in self.methods if isinstance(m, RateQuantize) and self.meter.unit == "bytes"]
-        if joint:
-            raise_price(self.setup, joint[0], progress, self._observe)
-        compressors = [m for m in self.methods if isinstance(m, Compressor) and m not in joint]
-        if compressors:
-            self._search(compressors).run(progress)
-        else:
-            progress.finished = (progress.squeezed or not entropies) and (progress.priced or not joint)
-        self._write(progress)
-        return progress
-
-    def _search(self, compressors: list[Compressor]) -> Search:
-        setup, inputs = self.setup, any(method.needs_inputs() for method in compressors)
-        data = setup.train if setup.train is not None else setup.val
-
-        def model(dense: nn.Module) -> LossModel:
-            return fit(dense, data, setup.objective, seed=setup.seed, inputs=inputs)
-
-        return Search(setup, compressors, self.meter.price, model, self._observe, self.meter.example)
-
-    def _begin(self, model: nn.Module) -> Progress:
-        """The search's first state: the network as given, or the state in the working directory."""
-        data = self.journal.read() if self.journal is not None else None
-        records = read_records(self.curve.path) if self.curve.path is not None and self.curve.path.exists() else []
-        self.known = max((record["step"] for record in records), default=-1)
-        if data is not None and self.journal is not None and records:
-            self.kept_step, self.spent, self.narrowed = data["kept_step"], data["spent"], data["narrowed"]
-            for record in records:
-                if record["step"] <= data["step"]:
-                    self.curve.append(Point.from_record(record), known=True)
-            log.info("resuming after step %d", data["step"])
-            return self.journal.progress(data, self.setup, lambda: copy.deepcopy(model).eval())
-        dense = copy.deepcopy(model).eval()
-        progress = Progress(Trial(dense, dense, {}, self.setup.baseline, self.setup.cost(dense)))
-        # before the first point: whoever finds points finds whose they are
-        self._write(progress)
-        self._point(Step(0, progress.kept, 0.0, 0.0, 0.0, 0.0, True))
-        return progress
-
-    def _observe(self, step: Step, progress: Progress) -> None:
-        if step.kept:
-            self.kept_step = step.index
-        self._point(step)
-        self._write(progress)
-
-    def _write(self, progress: Progress) -> None:
-        if self.journal is not None:
-            self.journal.write(progress, {"kept_step": self.kept_step, "spent": self._seconds(), "narrowed": self.narrowed})
-
-    def _seconds(self) -> float:
-        return self.spent + time.monotonic() - self.start
-
-    def _point(self, step: Step) -> None:
-        trial = step.trial
-        plan = {name: str(method) for name, method in trial.plan.items()}
-        ledger = self.meter.ledger(trial.shipped)
-        point = Point(
-            step.index, trial.evaluation.loss, trial.evaluation.metric, ledger, step.kept, plan, step.predicted, step.measured,
-            step.radius, self._seconds(),
-        )  # fmt: skip
-        self.curve.append(point, known=step.index <= self.known)
-        if self.tell is not None:
-            self.tell(point)
-
-    def result(self, progress: Progress) -> Result:
-        """The cheapest kept network, and why each layer that was left alone was."""
-        best, kept = self.curve.best, progress.kept
-        ledger = explain(best.ledger, self.setup.original, self.methods, progress, self.curve, self.meter.unit)
-        return Result(
-            kept.shipped, self.curve, replace(best, ledger=ledger), ledger, self.curve.points[0], self.setup.budget,
-            self.setup.original, self.setup.objective, progress.finished, self.settings,
-        )  # fmt: skip
