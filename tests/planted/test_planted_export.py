@@ -122,7 +122,7 @@ def test_the_law_of_sizes_can_fail(good, monkeypatch, coded, tmp_path):
         check_gathered_only_where_smaller(good[1], good[0])
     # indices used although they cost more
     monkeypatch.setattr(gather, "FIELD", -10_000)
-    monkeypatch.setattr(export, "_smaller", lambda proto, dense: _always(proto))
+    monkeypatch.setattr(export, "smallest", lambda proto, dense: _always(proto))
     model, example = case("grouped")
     dense = export_onnx(model, tmp_path / "dense.onnx", example, codebooks="off", way="trace")
     with pytest.raises(AssertionError):
