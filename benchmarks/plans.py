@@ -37,7 +37,7 @@ PLANS = {
     "resnet-20": Plan(
         30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
         ranks={"nuclear": (0,), "nuclear + sparse group": (0,), "trained rank pruning": (1,)},
-        pairs=dict.fromkeys(("plain", "nuclear", "nuclear + sparse group", "trained rank pruning"), ("low-rank",)),
+        pairs=dict.fromkeys(("plain", "nuclear + sparse group", "trained rank pruning", "nuclear"), ("low-rank",)),
     ),
 }  # fmt: skip
 SLICE = {"plain": (0,), "nuclear + sparse group": (1, 2), "group lasso": (1, 2)}
