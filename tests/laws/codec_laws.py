@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from taut.codec import records
+from taut.codec import coder, records
 from taut.compressors.base import _same
 from taut.errors import FormatError, TautError
 
@@ -158,3 +159,16 @@ def decode_stream(data: bytes, steps: list[tuple[np.ndarray, int]]) -> list[int]
             out.append(symbol)
     assert state == 0 and not words
     return out
+
+
+def check_compiled(data: bytes, freqs: np.ndarray, count: int, low: int, dtype: np.dtype | type) -> None:
+    """Compiled code and constriction read the same symbols from any stream, whole or not, and leave the same behind."""
+    found = []
+    for many in (1, 1 << 62):
+        with patch.object(coder, "MANY", many):
+            dec = coder.Decoder(data)
+            before = dec.uniform(3, 16)
+            symbols = dec.static(count, freqs, low, dtype)
+            assert symbols.dtype == dtype
+            found.append([*before.tolist(), *symbols.tolist(), *dec.uniform(3, 16).tolist(), dec.bits])
+    assert found[0] == found[1], "compiled code reads other symbols"

@@ -217,6 +217,35 @@ def test_a_plain_python_decoder_reads_the_stream() -> None:
     assert -8 < 8 * len(data) - enc.bits < 24 + 8 + 0.0005 * len(expected)
 
 
+LAW_OF_SYMBOLS = {
+    "two": np.array([1 << 23, 1 << 23]),
+    "one nearly certain": np.array([1, TOTAL - 2, 1]),
+    "the last nearly certain": np.array([1] * 99 + [TOTAL - 99]),
+    "a bell": normalise(np.exp(-((np.arange(300) - 150) ** 2) / 800) * 1e6),
+    "all alike": normalise(np.ones(4096, dtype=np.int64)),
+    "the largest alphabet": normalise(np.random.default_rng(0).integers(0, 50, 8192) ** 4),
+    "one in front of many small": normalise(np.array([1 << 20] + [1] * 8000)),
+}
+
+
+@pytest.mark.parametrize("freqs", LAW_OF_SYMBOLS.values(), ids=LAW_OF_SYMBOLS)
+@pytest.mark.parametrize("kind", ["written", "cut", "noise", "empty"])
+def test_compiled_code_reads_what_constriction_reads(freqs: np.ndarray, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    enc = Encoder()
+    enc.uniform(rng.integers(0, 1 << 16, 3).astype(np.int32), 16)
+    enc.static(rng.choice(len(freqs), 3000, p=freqs / TOTAL).astype(np.int32), freqs)
+    enc.uniform(rng.integers(0, 1 << 16, 3).astype(np.int32), 16)
+    written = enc.finish()
+    data = {"written": written, "cut": written[: len(written) // 3], "noise": rng.bytes(2000) + b"\1", "empty": b""}[kind]
+    data = data.rstrip(b"\0")
+    laws.check_compiled(data, freqs, 3000, 0, np.int32)
+    laws.check_compiled(data, freqs, 3000, -100, np.int16)
+    if len(freqs) <= 256:
+        laws.check_compiled(data, freqs, 3000, 0, np.uint8)
+        laws.check_compiled(data, freqs, 3000, -128, np.int8)
+
+
 def test_the_adaptive_model_pays_half_a_logarithm_a_parameter() -> None:
     """Krichevsky and Trofimov: (k - 1) / 2 · log2 n bits above the entropy, and a fifth more for refitting at block ends."""
     symbols = np.random.default_rng(0).choice(6, 5000, p=[0.5, 0.2, 0.1, 0.1, 0.05, 0.05])

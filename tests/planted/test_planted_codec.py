@@ -15,6 +15,7 @@ from laws import codec_laws as laws
 from laws.codec_laws import Codec
 from torch import Tensor
 
+from taut.codec import symbols
 from taut.codec.files import load_state_dict, record_sizes, save
 from taut.compressors.base import Code
 from taut.errors import FormatError
@@ -157,3 +158,16 @@ def test_the_reference_decoder_sees_a_changed_stream() -> None:
     freqs = np.array([1 << 23, 1 << 23])
     with pytest.raises(AssertionError):
         laws.decode_stream(b"\1\2\3\4\5\6\7\x08\x09", [(freqs, 4)])
+
+
+def test_compiled_code_that_begins_too_late_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = symbols._take
+
+    def late(state: Any, ends: Any, begin: Any, out: Any) -> None:
+        right(state, ends, np.minimum(begin + 1, len(ends) - 2).astype(begin.dtype), out)
+
+    freqs, data = np.array([1 << 22, 1 << 23, 1 << 22]), np.random.default_rng(0).bytes(200) + b"\1"
+    laws.check_compiled(data, freqs, 200, 0, np.int32)
+    monkeypatch.setattr(symbols, "_take", late)
+    with pytest.raises(AssertionError, match="other symbols"):
+        laws.check_compiled(data, freqs, 200, 0, np.int32)

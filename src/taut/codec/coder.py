@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 import constriction
 import numpy as np
 
+from taut.codec.symbols import PRECISION, take_symbols
 from taut.errors import FormatError
 
-PRECISION = 24
 TOTAL = 1 << PRECISION
 CHUNK = 1 << 20  # symbols converted at a time, so that a large tensor is never held as 32-bit symbols
 MAX_ALPHABET = 1 << 13
+MANY = 1 << 14  # symbols that are worth a table
 
 _model = constriction.stream.model
 _Ans = constriction.stream.stack.AnsCoder
@@ -147,10 +148,10 @@ class Decoder:
     def static(self, count: int, freqs: np.ndarray, low: int = 0, dtype: np.dtype | type = np.int32) -> np.ndarray:
         """``count`` symbols ``low …`` under one model."""
         out = np.full(count, low, dtype=dtype)
-        if len(freqs) > 1:
-            model = _static(freqs)
-            for chunk in _chunks(out):
-                chunk += self._coder.decode(model, len(chunk)).astype(dtype)
+        if len(freqs) > 1 and count >= MANY:
+            self.mixed(lambda coder: take_symbols(coder, freqs, out))
+        elif len(freqs) > 1:
+            out += self._coder.decode(_static(freqs), count).astype(dtype)
         return out
 
     def uniform(self, count: int, bits: int) -> np.ndarray:
@@ -163,18 +164,20 @@ class Decoder:
         """One symbol for each frequency of a one."""
         return self._coder.decode(_BINARY, _pairs(ones))
 
-    def mixed(self, run: Callable[[tuple[np.ndarray, np.ndarray, np.ndarray]], object]) -> None:
-        """Let compiled code decode bits under frequencies that it makes as it goes: see :func:`taut.codec.mixing.take`."""
+    def mixed(self, run: Callable[[np.ndarray], object]) -> None:
+        """Let compiled code decode under frequencies that it makes as it goes: see :func:`taut.codec.mixing.take`."""
         words = self._coder.get_compressed()
-        state, left = np.zeros(1, dtype=np.uint64), np.array([len(words)], dtype=np.int64)
-        while left[0] and state[0] < 1 << 32:
-            left[0] -= 1
-            state[0] = state[0] << np.uint64(32) | np.uint64(words[left[0]])
-        run((state, left, words))
-        top = [int(state[0]) & 0xFFFFFFFF, int(state[0]) >> 32]
+        state, left = 0, len(words)
+        while left and state < 1 << 32:
+            left -= 1
+            state = state << 32 | int(words[left])
+        coder = np.concatenate([np.array([state, left], dtype=np.uint64), words])
+        run(coder)
+        state, left = int(coder[0]), int(coder[1])
+        top = [state & 0xFFFFFFFF, state >> 32]
         while top and not top[-1]:
             top.pop()
-        words = np.concatenate([words[: left[0]], np.array(top, dtype=np.uint32)])
+        words = np.concatenate([words[:left], np.array(top, dtype=np.uint32)])
         self._coder = _Ans(words) if len(words) else _Ans()
 
     def close(self) -> None:

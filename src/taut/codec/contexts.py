@@ -26,6 +26,7 @@ THOROUGH = 1 << 19
 """Above this many elements fewer settings are tried."""
 SLOW = 14
 """The fastest learning: steps of 2**-14; three slower ones, each half as fast."""
+USUAL = SLOW + 2
 NOWHERE, SHAPE, STORED = range(3)
 STEPS = 10
 """Decisions for each whole number, in the mean, that are worth coding one by one; a reader takes no more."""
@@ -45,8 +46,9 @@ def fits(shape: Shape) -> bool:
 def plan_places(mask: np.ndarray, shape: Shape) -> tuple[bytes, Encoder]:
     """The head, without its mode, and the coded part of where a flat boolean array is true."""
     matrix, ones = _matrix(mask, shape), int(mask.sum())
-    how, coded = _best(partial(_places, matrix, _density(ones, mask.size)), _geometries(matrix, shape), mask.size)
-    return varint(ones) + _head(*how, shape), _encoder(*coded[1:])
+    coded, geometries = partial(_places, matrix, _density(ones, mask.size)), _geometries(matrix, shape)
+    how, best = _best(coded, coded(geometries[0], USUAL), geometries, mask.size)
+    return varint(ones) + _head(*how, shape), _encoder(*best[1:])
 
 
 def read_places(head: Reader, dec: Decoder, count: int, shape: Shape) -> np.ndarray:
@@ -86,16 +88,18 @@ def plan_values(values: np.ndarray, within: Within) -> tuple[bytes, Encoder] | N
     span = int(wide.max()) - low + 1
     if not fits(within.mask.shape) or not 1 < span <= MAX_SPAN:
         return None
-    matrix = _matrix(within.mask, within.mask.shape)
-    geometries, best = _geometries(matrix, within.mask.shape), None
+    matrix, shape, trials = _matrix(within.mask, within.mask.shape), within.mask.shape, {}
+    geometries = _geometries(matrix, shape)
     for zero in {middle, middle + 1, low + span if within.common is None else within.common}:
         signed, most = _signed(wide, zero), (zero - low, low + span - zero, STEPS * len(wide))
-        if min(most) < 0 or len(wide) + np.abs(signed).sum() > most[2]:
-            continue
-        how, coded = _best(partial(_sizes, signed, matrix, most), geometries, len(wide))
-        if best is None or coded[0] < best[1][0]:
-            best = varint(zigzag(low)) + varint(span - 1) + varint(zero - low) + _head(*how, within.mask.shape), coded
-    return None if best is None else (best[0], _encoder(*best[1][1:]))
+        if min(most) >= 0 and len(wide) + np.abs(signed).sum() <= most[2]:
+            coded = partial(_sizes, signed, matrix, most)
+            trials[zero] = coded, coded(geometries[0], USUAL)
+    if not trials:
+        return None
+    zero = min(trials, key=lambda zero: trials[zero][1][0])
+    how, best = _best(*trials[zero], geometries, len(wide))
+    return varint(zigzag(low)) + varint(span - 1) + varint(zero - low) + _head(*how, shape), _encoder(*best[1:])
 
 
 def read_values(head: Reader, dec: Decoder, within: Within | None, count: int) -> np.ndarray:
@@ -131,8 +135,7 @@ def _places(matrix: np.ndarray, density: int, geometry: Geometry, slow: int) -> 
     return _cost(matrix.reshape(-1), freqs)
 
 
-_NO_CODER = (np.zeros(1, dtype=np.uint64), np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint32))
-_NO_BITS, _NO_FREQS = np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int32)
+_NO_CODER, _NO_BITS, _NO_FREQS = np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, np.int32)
 
 
 def _matrix(mask: np.ndarray, shape: Shape) -> np.ndarray:
@@ -163,15 +166,23 @@ def _geometries(matrix: np.ndarray, shape: Shape) -> list[Geometry]:
     return found
 
 
-def _best(coded: Callable[[Geometry, int], Coded], geometries: list[Geometry], count: int) -> tuple[tuple[Geometry, int], Coded]:
-    """The shortest: the geometry first, then how fast to learn."""
-    slow = SLOW + 2
-    trials = {(geometry, slow): coded(geometry, slow) for geometry in geometries}
-    geometry = min(trials, key=lambda how: trials[how][0])[0]
-    if count <= THOROUGH:
-        trials |= {(geometry, other): coded(geometry, other) for other in range(SLOW, SLOW + 4) if other != slow}
-    how = min(trials, key=lambda how: trials[how][0])
-    return how, trials[how]
+def _best(
+    coded: Callable[[Geometry, int], Coded], first: Coded, geometries: list[Geometry], count: int
+) -> tuple[tuple[Geometry, int], Coded]:  # fmt: skip
+    """The shortest: the geometry first, of which ``first`` is the first tried, then how fast to learn."""
+    best, how = first, (geometries[0], USUAL)
+    for geometry in geometries[1:]:
+        trial = coded(geometry, USUAL)
+        if trial[0] < best[0]:
+            best, how = trial, (geometry, USUAL)
+    for step in (1, -1) if count <= THOROUGH else ():
+        # faster is tried only where slower did not pay
+        while SLOW <= how[1] + step < SLOW + 4 and (step > 0 or how[1] <= USUAL):
+            trial = coded(how[0], how[1] + step)
+            if trial[0] >= best[0]:
+                break
+            best, how = trial, (how[0], how[1] + step)
+    return how, best
 
 
 def _head(geometry: Geometry, slow: int, shape: Shape) -> bytes:

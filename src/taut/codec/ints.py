@@ -24,6 +24,8 @@ from taut.errors import FormatError
 
 CONSTANT, RAW, TABLE, GEOMETRIC, ADAPTIVE, CLASSES, SPLIT, PLACED = range(8)
 ADAPTIVE_SYMBOLS, ADAPTIVE_ALPHABET = 1 << 16, 256
+LARGE, SAMPLE = 1 << 21, 1 << 17
+"""Elements of a tensor whose first rows, of so many elements, tell what is worth trying."""
 Plan = tuple[bytes, Encoder]
 
 
@@ -48,7 +50,8 @@ def plan_ints(values: np.ndarray, shape: tuple[int, ...] = (), within: Within | 
         counts = histogram(values, low, size)
         plans += _histogram_plans(values, counts, low)
         common = int(counts.argmax())
-        if len(shape) > 1 and len(values) <= masks.MAX_ELEMENTS and _gathered(counts, common):
+        gathered = len(shape) > 1 and len(values) <= masks.MAX_ELEMENTS and _gathered(counts, common)
+        if gathered and _pays(values, shape, low + common):
             plans.append(_split(values, shape, low + common))
         if within is not None and (placed := contexts.plan_values(values, within)) is not None:
             plans.append((bytes([PLACED]) + placed[0], placed[1]))
@@ -60,6 +63,17 @@ def _gathered(counts: np.ndarray, common: int) -> bool:
     """Whether most numbers are near the common one, and a model of its places may pay."""
     away = np.abs(np.arange(len(counts)) - common)
     return bool(counts[common] > 0.4 * counts.sum() or (counts * away).sum() <= 8 * counts.sum())
+
+
+def _pays(values: np.ndarray, shape: tuple[int, ...], common: int) -> bool:
+    """Whether a split is shorter than one model for all, of the first rows of a large tensor; small ones are tried whole."""
+    rows = SAMPLE * shape[0] // len(values)
+    if len(values) <= LARGE or rows < 2:
+        return True
+    some = values[: rows * (len(values) // shape[0])]
+    low, high = int(some.min()), int(some.max())
+    plans = _histogram_plans(some, histogram(some, low, high - low + 1), low) if low < common < high else []
+    return not plans or cost(_split(some, (rows, *shape[1:]), common)) < min(map(cost, plans))
 
 
 def read_ints(

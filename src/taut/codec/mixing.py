@@ -12,11 +12,8 @@ from numba import njit
 
 from taut.codec.coder import PRECISION, TOTAL
 
-Coder = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""The state of the ANS decoder, how many of its words are left, and the words."""
-Model = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Inputs; the weights of mixers, one after the other; for each of the last inputs, ``COUNTERS`` chances, and how many bits they
-have seen."""
+Sizes = tuple[int, int, int]
+"""The inputs of a model, how many of them are counters, and how slowly its mixers learn: by steps of ``2**-slow``."""
 UNIT = 256
 """One in a logit."""
 REACH = 12 * UNIT - 1
@@ -54,35 +51,53 @@ RATE = 2 * ONE // (2 * np.arange(SLOWEST + 1) + 3)
 
 
 @njit(cache=True, inline="always")
-def take(coder: Coder, ones: int) -> int:
-    """Decode one bit under its frequency."""
-    state, left, words = coder
-    one, zero = np.uint64(ones), np.uint64(TOTAL - ones)
-    slot, rest = state[0] & np.uint64(TOTAL - 1), state[0] >> np.uint64(PRECISION)
+def take(coder: np.ndarray, ones: int) -> int:
+    """Decode one bit under its frequency; ``coder`` holds the state of the ANS decoder, how many words are left, and those."""
+    one, zero, state = np.uint64(ones), np.uint64(TOTAL - ones), coder[0]
+    slot, rest = state & np.uint64(TOTAL - 1), state >> np.uint64(PRECISION)
     bit = 0 if slot < zero else 1
     now = rest * zero + slot if bit == 0 else rest * one + (slot - zero)
-    if now < np.uint64(1 << 32) and left[0] > 0:
-        left[0] -= 1
-        now = now << np.uint64(32) | np.uint64(words[left[0]])
-    state[0] = now
+    if now < np.uint64(1 << 32) and coder[1] > 0:
+        coder[1] -= np.uint64(1)
+        now = now << np.uint64(32) | coder[np.uint64(2) + coder[1]]
+    coder[0] = now
     return bit
 
 
 @njit(cache=True, inline="always")
-def decide(model: Model, mixer: int, context: np.ndarray, slow: int, coder: Coder, freqs: np.ndarray, at: int, bit: int) -> int:
+def memory(sizes: Sizes, weights: np.ndarray, chance: int) -> np.ndarray:
+    """A model: its inputs, the weights of its mixers, and for each of its counters the chances and how often they were seen.
+
+    It is one array, since compiled code counts references to each of several, for every bit.
+    """
+    count, more, _ = sizes
+    model = np.zeros(count + weights.size + 2 * more * COUNTERS, np.int64)
+    model[count : count + weights.size] = weights.reshape(-1)
+    model[count + weights.size :: 2] = chance
+    return model
+
+
+@njit(cache=True, inline="always")
+def place(sizes: Sizes, model: np.ndarray, i: int, context: int) -> int:
+    """Where in a model the chance of its ``i``-th counter at a context is; how often it was seen comes next."""
+    return len(model) - 2 * (COUNTERS * (sizes[1] - i) - context)
+
+
+@njit(cache=True, inline="always")
+def decide(
+    sizes: Sizes, model: np.ndarray, mixer: int, context: np.ndarray, coder: np.ndarray, freqs: np.ndarray, at: int, bit: int
+) -> int:
     """One bit: predicted by the counters at the ``context``, coded into ``freqs[at]`` or, without ``freqs``, decoded, and learnt.
 
     The inputs that are not counters come first, and are the caller's. A counter moves towards the bit by 1 / (n + 1.5) after n
     bits; the weights of the ``mixer`` move along the gradient of the bit's code length.
     """
-    inputs, weights, chances, seen = model
-    count, more = len(inputs), len(context)
-    first, own = mixer * count, count - more
+    count, more, slow = sizes
+    first, total = count * (1 + mixer), 0
     for i in range(more):
-        inputs[own + i] = STRETCH[chances[i * COUNTERS + context[i]] >> 4]
-    total = 0
+        model[count - more + i] = STRETCH[model[place(sizes, model, i, context[i])] >> 4]
     for i in range(count):
-        total += weights[first + i] * inputs[i]
+        total += model[first + i] * model[i]
     ones = SQUASH[min(max(total >> 16, -REACH), REACH) + REACH]
     if len(freqs):
         freqs[at] = ones
@@ -90,10 +105,10 @@ def decide(model: Model, mixer: int, context: np.ndarray, slow: int, coder: Code
         bit = take(coder, ones)
     error, half = (bit << 16) - (ones >> 8), 1 << (slow - 1)
     for i in range(count):
-        weights[first + i] += (error * inputs[i] + half) >> slow
+        model[first + i] += (error * model[i] + half) >> slow
     for i in range(more):
-        place = i * COUNTERS + context[i]
-        n = seen[place]
-        chances[place] += (((ONE - 1) * bit - chances[place]) * RATE[n]) >> 16
-        seen[place] = min(n + 1, SLOWEST)
+        here = place(sizes, model, i, context[i])
+        n = model[here + 1]
+        model[here] += (((ONE - 1) * bit - model[here]) * RATE[n]) >> 16
+        model[here + 1] = min(n + 1, SLOWEST)
     return bit

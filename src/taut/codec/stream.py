@@ -22,6 +22,7 @@ from taut.workers import ordered
 Progress = Callable[[int, int, str], None]
 TINY = 256  # elements; smaller tensors are kept as they are
 SLACK = 1e-3  # the error reached is at least this close to the bound, where the step allows it
+AIM = 1 - SLACK / 2  # of the bound, so that a guess is seldom beyond it
 TRIES = 24
 CHUNK = 1 << 18
 SIZES = (torch.int8, torch.int16, torch.int32)
@@ -105,13 +106,13 @@ def _check_finite(source: Source, w: Tensor) -> None:
 def _grid(w: Tensor, max_error: float) -> tuple[QuantizeCode, float] | None:
     """The code on the coarsest grid within the bound, and its error; ``None`` where no grid of 32-bit levels keeps it.
 
-    The error grows with the step, nearly in proportion (``step / sqrt(12)`` for fine grids), so the crossing is bracketed by
-    proportion and then closed in on by bisection; a step is only ever accepted by the error measured on it.
+    The error grows with the step, nearly in proportion (``step / sqrt(12)`` for fine grids), so the crossing is looked for by
+    proportion, and by bisection where that leads nowhere; a step is only ever accepted by the error measured on it.
     """
     norm = math.sqrt(sum(float(part.double().square().sum()) for part in w.reshape(-1).split(CHUNK)))
     if norm == 0.0:
         return None
-    step = max_error * norm * math.sqrt(12 / w.numel())
+    step = max_error * norm * math.sqrt(12 / w.numel()) * AIM
     good: tuple[float, float] | None = None
     bad = math.inf
     for _ in range(TRIES):
@@ -123,16 +124,16 @@ def _grid(w: Tensor, max_error: float) -> tuple[QuantizeCode, float] | None:
             bad = min(bad, step)
         if good is not None and (good[1] >= max_error * (1 - SLACK) or bad <= good[0] * (1 + SLACK)):
             break
-        step = _next(good, bad, max_error, step)
+        step = _next(good[0] if good else 0.0, bad, step * max_error / max(error, 1e-300) * AIM)
     return None if good is None else _code(w, good)
 
 
-def _next(good: tuple[float, float] | None, bad: float, max_error: float, step: float) -> float:
-    if good is None:
-        return step / 2 if bad < math.inf else step
-    if bad < math.inf:
-        return (good[0] + bad) / 2
-    return good[0] * min(2.0, max(1 + SLACK, max_error / max(good[1], 1e-300)))
+def _next(good: float, bad: float, guess: float) -> float:
+    """The guess, if it lies between what is good and what is not, and at most twice what is good; else their middle."""
+    most = min(bad, 2 * good) if good else bad
+    if good * (1 + SLACK / 8) < guess < most:
+        return guess
+    return (good + bad) / 2 if bad < math.inf else most
 
 
 def _stored(step: float, dtype: torch.dtype) -> Tensor:
