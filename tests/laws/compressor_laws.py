@@ -113,6 +113,7 @@ def check_shape_and_dtype(method: Compressor, case: Case) -> None:
     v = code.decompress()
     assert v.shape == w.shape
     assert v.dtype == w.dtype
+    assert code.like() in (None, (tuple(w.shape), w.dtype)), "a code says another shape or dtype than it has"
     # a product rounds otherwise in another memory format, and a file has but one
     assert all(tensor.is_contiguous() for tensor in _tensors(code))
     assert bool(torch.isfinite(v).all())

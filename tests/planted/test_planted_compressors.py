@@ -14,7 +14,7 @@ from laws import compressor_laws as law
 from laws.compressor_laws import Case
 from torch import Tensor, nn
 
-from taut.compressors import Code, Codebook, Compressor, LowRank, LowRankCode, Prune, PruneCode, Quantize, Stats
+from taut.compressors import Code, Codebook, Compressor, LowRank, LowRankCode, Prune, PruneCode, Quantize, QuantizeCode, Stats
 from taut.compressors.tucker import Tucker, TuckerCode
 from taut.cost import Cost
 
@@ -28,6 +28,22 @@ class PlantedFlat(Prune):
 
     def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
         return super().compress(w.reshape(-1), stats)
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedBoastCode(QuantizeCode):
+    """Says that it is a row longer."""
+
+    def like(self) -> tuple[tuple[int, ...], torch.dtype] | None:
+        return (self.levels.shape[0] + 1, *self.levels.shape[1:]), self.step.dtype
+
+
+@dataclass(frozen=True)
+class PlantedBoast(Quantize):
+    """Its code says another shape than it has."""
+
+    def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
+        return PlantedBoastCode(**super().compress(w, stats).fields())
 
 
 @dataclass(frozen=True)
@@ -278,6 +294,7 @@ FAULTS = [
     (law.check_no_better_rival, PlantedRowMedians(), Case((4, 3, 3, 3), values="heavy")),
     (law.check_shape_and_dtype, PlantedFlat(), CASE),
     (law.check_shape_and_dtype, PlantedWide(), CASE),
+    (law.check_shape_and_dtype, PlantedBoast(), CASE),
     (law.check_input_untouched, PlantedScribble(), CASE),
     (law.check_input_untouched, PlantedBorrow(), CASE),
     (law.check_idempotent, PlantedShrinks(), CASE),

@@ -7,10 +7,11 @@ codes are made of, else by a trial on the meta device, where nothing is allocate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,7 +73,7 @@ def _result_shapes(func: Any, args: Any, kwargs: Any) -> list[Sequence[int]]:
         return [args[_SIZES[name]]]
     shapes = [leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if name in _BROADCAST:
-        return [torch.broadcast_shapes(*shapes)]
+        return [np.broadcast_shapes(*shapes)]  # torch's would load sympy
     if name == "mm":
         return [(shapes[0][0], shapes[1][1])]
     if name in ("index", "index_select") and len(shapes[0]) == 1:
@@ -118,7 +119,10 @@ def shape_of(record: Record) -> tuple[tuple[int, ...], torch.dtype] | None:
     if isinstance(record.tree, Declared):
         return record.tree.shape, record.tree.dtype
     try:
-        value = _to_meta(record.tree)
+        declared = _with(record.tree, lambda tensor: tensor)
+        if isinstance(declared, Code) and (known := declared.like()) is not None:
+            return known
+        value = _with(record.tree, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
         with torch.no_grad():
             dense = value.decompress() if isinstance(value, Code) else value
     except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError, AttributeError, TautError):
@@ -126,11 +130,12 @@ def shape_of(record: Record) -> tuple[tuple[int, ...], torch.dtype] | None:
     return (tuple(dense.shape), dense.dtype) if isinstance(dense, Tensor) and dense.is_meta else None
 
 
-def _to_meta(tree: Any) -> Any:
+def _with(tree: Any, made: Callable[[Declared], Any]) -> Any:
+    """A code with something in the place of each tensor."""
     if isinstance(tree, Declared):
-        return torch.empty(tree.shape, dtype=tree.dtype, device="meta")
+        return made(tree)
     if isinstance(tree, Node):
-        return tree.cls(**{name: _to_meta(part) for name, part in tree.fields.items()})
+        return tree.cls(**{name: _with(part, made) for name, part in tree.fields.items()})
     if isinstance(tree, tuple):
-        return tuple(_to_meta(part) for part in tree)
+        return tuple(_with(part, made) for part in tree)
     return tree

@@ -51,6 +51,13 @@ class Code:
         """The dense weight; differentiable in the free tensors."""
         raise NotImplementedError(f"{type(self).__name__} must define decompress()")
 
+    def like(self) -> tuple[tuple[int, ...], torch.dtype] | None:
+        """Shape and dtype of the dense weight, where those of the fields tell; ``None``: where it has to be worked out.
+
+        A reader of files asks before it decodes. Working it out takes torch a few seconds, the first time.
+        """
+        return None
+
     def cost(self) -> Cost:
         """Parameters the module holds and MACs per use; dense unless a subclass has a cheaper :meth:`module`."""
         count = self.decompress().numel()

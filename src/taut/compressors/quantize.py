@@ -35,6 +35,11 @@ class QuantizeCode(Code):
         scale = step.to(wide).reshape(step.shape + (1,) * (self.levels.dim() - step.dim()))
         return (self.levels.to(wide) * scale).to(step.dtype)
 
+    def like(self) -> tuple[tuple[int, ...], torch.dtype] | None:
+        """The shape of the levels, and the dtype of the step."""
+        step = self.step.like() if isinstance(self.step, Code) else ((), self.step.dtype)
+        return None if step is None else (tuple(self.levels.shape), step[1])
+
     def cost(self) -> Cost:
         """Dense: the layer computes with decoded weights. What a grid saves is bytes."""
         return Cost(self.levels.numel(), self.levels.numel())
