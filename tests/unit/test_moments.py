@@ -43,17 +43,22 @@ def batches(count=4, size=16):
     return [(part, torch.zeros(size, dtype=torch.long)) for part in x]
 
 
+def near(found, expected):
+    """Equal, but for single precision within a batch."""
+    return found.dtype == torch.float64 and bool(((found - expected).abs() <= 2e-6 * expected.abs().max()).all())
+
+
 def test_moments_are_means_over_inputs_and_positions():
     model = small()
     found = input_moments(model, batches(), find_layers(model))
     x = torch.cat([x for x, _ in batches()])
     rows = torch.nn.functional.unfold(x, 3).movedim(1, 2).reshape(-1, 18).double()
-    assert torch.allclose(found["0"], rows.T @ rows / len(rows))
+    assert near(found["0"], rows.T @ rows / len(rows))
     hidden = model[:3](x).detach().double()
-    assert torch.allclose(found["3"], hidden.T @ hidden / len(hidden), rtol=1e-5)
+    assert near(found["3"], hidden.T @ hidden / len(hidden))
     assert not model[0]._forward_pre_hooks
     half = input_moments(model, batches(), find_layers(model), samples=32)
-    assert torch.allclose(half["0"], rows[: len(rows) // 2].T @ rows[: len(rows) // 2] * 2 / len(rows))
+    assert near(half["0"], rows[: len(rows) // 2].T @ rows[: len(rows) // 2] * 2 / len(rows))
 
 
 def test_what_is_not_seen_is_left_out():
