@@ -78,9 +78,18 @@ def memory(sizes: Sizes, weights: np.ndarray, chance: int) -> np.ndarray:
 
 
 @njit(cache=True, inline="always")
-def place(sizes: Sizes, model: np.ndarray, i: int, context: int) -> int:
-    """Where in a model the chance of its ``i``-th counter at a context is; how often it was seen comes next."""
-    return len(model) - 2 * (COUNTERS * (sizes[1] - i) - context)
+def place(sizes: Sizes, model: np.ndarray, i: int, context: int) -> np.uint64:
+    """Where in a model the chance of its ``i``-th counter at a context is; how often it was seen comes next.
+
+    Unsigned, as are all places that are looked up for every bit: a signed one might count from the end, which is looked at.
+    """
+    return np.uint64(len(model) - 2 * (COUNTERS * (sizes[1] - i) - context))
+
+
+@njit(cache=True, inline="always")
+def stretch(chance: int) -> int:
+    """The logit of a chance in units of 1/65536."""
+    return STRETCH[np.uint64(chance >> 4)]
 
 
 @njit(cache=True, inline="always")
@@ -95,20 +104,20 @@ def decide(
     count, more, slow = sizes
     first, total = count * (1 + mixer), 0
     for i in range(more):
-        model[count - more + i] = STRETCH[model[place(sizes, model, i, context[i])] >> 4]
+        model[count - more + i] = stretch(model[place(sizes, model, i, context[i])])
     for i in range(count):
-        total += model[first + i] * model[i]
-    ones = SQUASH[min(max(total >> 16, -REACH), REACH) + REACH]
+        total += model[np.uint64(first + i)] * model[i]
+    ones = SQUASH[np.uint64(min(max(total >> 16, -REACH), REACH) + REACH)]
     if len(freqs):
         freqs[at] = ones
     else:
         bit = take(coder, ones)
     error, half = (bit << 16) - (ones >> 8), 1 << (slow - 1)
     for i in range(count):
-        model[first + i] += (error * model[i] + half) >> slow
+        model[np.uint64(first + i)] += (error * model[i] + half) >> slow
     for i in range(more):
         here = place(sizes, model, i, context[i])
-        n = model[here + 1]
-        model[here] += (((ONE - 1) * bit - model[here]) * RATE[n]) >> 16
-        model[here + 1] = min(n + 1, SLOWEST)
+        n = model[here + np.uint64(1)]
+        model[here] += (((ONE - 1) * bit - model[here]) * RATE[np.uint64(n)]) >> 16
+        model[here + np.uint64(1)] = min(n + 1, SLOWEST)
     return bit

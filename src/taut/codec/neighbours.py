@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from taut.codec.mixing import LOG, ONE, STRETCH, UNIT, Sizes, decide, memory, place
+from taut.codec.mixing import LOG, ONE, UNIT, Sizes, decide, memory, place, stretch
 
 How = tuple[int, int, int]
 """Stride, period, and how slowly mixers learn: by steps of ``2**-slow``."""
@@ -69,8 +69,8 @@ def places(mask: np.ndarray, density: int, how: How, coder: np.ndarray, freqs: n
         _around(base, stride, around)
         for c in range(columns):
             x, p = model, before + c
-            x[0], x[1] = STRETCH[base[c] >> 4], STRETCH[around[c] >> 4]
-            x[2] = LOG[min(((found + 1) << 24) // (expected + ONE), 4095)]
+            x[0], x[1] = stretch(base[c]), stretch(around[c])
+            x[2] = LOG[min(np.uint64((found + 1) << 24) // np.uint64(expected + ONE), np.uint64(4095))]
             a, b, k, u = row[p - 1], row[p - 2], row[p - period] * has_period, up[p]
             d, e, f = row[p - stride] * has_stride, row[p - stride + 1] * above, row[p - stride - 1] * has_stride
             near, level = a + b + d + e + f, _level(x[1] + x[2])
@@ -94,13 +94,13 @@ def _sign(value: int) -> int:
 @njit(cache=True, inline="always")
 def _steps(total: int, count: int) -> int:
     """A mean size in half octaves, 0 to 7; 8 where there is none yet."""
-    return STEPS[min(16 * total // count, 182)] if count else 8
+    return STEPS[min(np.uint64(16 * total) // np.uint64(count), np.uint64(182))] if count else 8
 
 
 @njit(cache=True, inline="always")
 def _balance(count: int, positive: int) -> int:
     """The logit of a positive sign, of so many weights, so many of them positive."""
-    return STRETCH[ONE * (2 * positive + 1) // (2 * count + 2) >> 4]
+    return stretch(np.int64(np.uint64(ONE * (2 * positive + 1)) // np.uint64(2 * count + 2)))
 
 
 @njit(cache=True, inline="always")
@@ -109,7 +109,7 @@ def _begin(sizes: Sizes, model: np.ndarray, context: np.ndarray) -> None:
     least = model[place(sizes, model, 0, context[0])]
     for i in range(1, sizes[1]):
         here = place(sizes, model, i, context[i])
-        if model[here + 1] == 0:
+        if model[here + np.uint64(1)] == 0:
             model[here] = least
 
 
