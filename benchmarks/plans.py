@@ -10,7 +10,8 @@ from trainings import WAYS
 class Plan:
     """One network's part of the study: ``epochs`` of training, and of the ``tuning`` after compression; ``levels`` of ``unit``;
     ``pairs`` of ways and families, all of them by default; ``ranks``: which of a way's strengths are tried, all if not named;
-    ``decay``: the least weight decay, of every way; ``schemes``: the matricisations of convolutions that low rank tries.
+    ``strengths``: a way's own, where not those that it has everywhere; ``decay``: the least weight decay, of every way;
+    ``schemes``: the matricisations of convolutions that low rank tries, ``matrix``: the one whose rank is penalised.
     """
 
     epochs: int
@@ -19,11 +20,17 @@ class Plan:
     unit: str = "params"
     pairs: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: way.families for name, way in WAYS.items()})
     ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    strengths: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     lr: float = 0.05
     decay: float = 0.0
     augment: str = "shift1"
     schemes: tuple[int, ...] = (1,)
+    matrix: str = "matrix"
+
+    def tried(self, way: str) -> tuple[float, ...]:
+        """All strengths of a way."""
+        return self.strengths.get(way, WAYS[way].strengths)
 
 
 PLANS = {
@@ -36,7 +43,8 @@ PLANS = {
     ),
     "resnet-20": Plan(
         30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
-        ranks={"nuclear": (0,), "nuclear + sparse group": (0,), "trained rank pruning": (1,)},
+        matrix="matrix2",
+        strengths={"nuclear": (3e-6,), "nuclear + sparse group": (3e-6,), "trained rank pruning": (0.97,)},
         pairs=dict.fromkeys(("plain", "nuclear + sparse group", "trained rank pruning", "nuclear"), ("low-rank",)),
     ),
 }  # fmt: skip

@@ -57,7 +57,7 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     """Train one way at its ``rank``-th strength, compress to every level, and measure: the records."""
     torch.set_num_threads(1)
     splits, plan = load(dataset, os.environ.get(DATA) or None), PLANS[network]
-    strength = WAYS[way].strengths[rank]
+    strength = plan.tried(way)[rank]
     training = WAYS[way].at(strength)
     later = round(training.early * epochs)
     label, folder = f"{WAYS[way].name or way} {strength:g}", os.environ.get(RESUME)
@@ -137,7 +137,7 @@ def specs(network: str, dataset: str, short: bool, out: Path) -> Iterable[dict[s
         records = [] if short or seed == plan.seeds[0] else read_records(out)
         grids = []
         for way in ways:
-            ranks = SLICE[way] if short else plan.ranks.get(way, range(len(WAYS[way].strengths)))
+            ranks = SLICE[way] if short else plan.ranks.get(way, range(len(plan.tried(way))))
             grids.append({"way": [way], "rank": winners(records, network, way, plan) if records else list(ranks), "seed": [seed]})
         yield {"study": "train-taut", "run": "train_taut:point", "grid": [grid for grid in grids if grid["rank"]], "fixed": fixed}
 
@@ -146,7 +146,7 @@ def winners(records: Iterable[Record], network: str, way: str, plan: Plan) -> li
     """The strengths of a way, by their place, that are the best at some level, on the first seed's validation data; levels at
     which nothing is left of any of them choose none.
     """
-    strengths = WAYS[way].strengths
+    strengths = plan.tried(way)
     if "hashed" in plan.pairs[way]:
         return list(range(len(strengths)))  # one network a level
     found: dict[tuple[str, float], list[Record]] = {}

@@ -1,7 +1,8 @@
 """The ways of training that study ``train-taut`` compares: a name, the family it is for, and what one strength means for it.
 
 Every way has one knob, the strength, tried at the same number of values. A strength of a penalty is per weight at the first
-weights (``taut.strengths.even``): one number then suits layers of all shapes.
+weights (``taut.strengths.even``): one number then suits layers of all shapes. Where a plan counts multiply-adds, the penalty is
+shared out by those, with the same sum.
 """
 
 from __future__ import annotations
