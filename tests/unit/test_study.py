@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+
+from taut.bench.networks import build
+from taut.layers import find_layers
 from taut.records import append_record
+from taut.strengths import even
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,16 +74,38 @@ def test_specs_of_a_run_of_a_few_minutes(scripts, tmp_path):
 def test_the_strengths_of_a_plan_exist(scripts, tmp_path):
     from plans import PLANS
     from train_taut import specs
-    from trainings import WAYS
 
     for network, plan in PLANS.items():
-        assert set(plan.ranks) <= set(plan.pairs)
+        assert set(plan.ranks) | set(plan.strengths) <= set(plan.pairs)
         grids = next(iter(specs(network, "any", False, tmp_path / "none.jsonl")))["grid"]
         assert sorted(grid["way"][0] for grid in grids) == sorted(plan.pairs)
         for grid in grids:
             (way,) = grid["way"]
-            assert grid["rank"] == list(plan.ranks.get(way, range(len(WAYS[way].strengths))))
-            assert all(rank < len(WAYS[way].strengths) for rank in grid["rank"])
+            assert grid["rank"] == list(plan.ranks.get(way, range(len(plan.tried(way)))))
+            assert all(rank < len(plan.tried(way)) for rank in grid["rank"])
+
+
+@pytest.mark.parametrize("way", ["nuclear", "nuclear + sparse group", "trained rank pruning", "l1"])
+def test_a_plan_in_multiply_adds_prices_those_and_sees_its_matrices(scripts, way):
+    from fitting import priced, seen
+    from trainings import WAYS
+
+    model, example = build("digits-cnn"), torch.zeros(1, 1, 8, 8)
+    layers = find_layers(model, example)
+    first = WAYS[way].at(0.9 if way == "trained rank pruning" else 1e-5).regularizer
+    convolution = torch.randn(6, 5, 3, 3)
+    ranks = getattr(seen(first, "matrix2"), "matrix" if way == "nuclear + sparse group" else "view", None)
+    assert ranks == (None if way == "l1" else "matrix2")
+    assert seen(first, "matrix").value(convolution) == first.value(convolution)
+    if way == "trained rank pruning":
+        return  # its strengths are those of its authors
+    shared = even(model, {"*": priced(first, model, example)}, "macs", example)
+    total = sum(float(r.value(layers[name].weight.detach())) for name, r in shared.items())
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    assert total == pytest.approx(weights * sum(getattr(first, name) for name in first.strengths), rel=1e-4)
+    for name, r in shared.items():
+        part = float(r.value(layers[name].weight.detach())) / total
+        assert part == pytest.approx(layers[name].macs / sum(layer.macs for layer in layers.values()), rel=1e-4)
 
 
 def test_a_later_seed_runs_what_won_and_trainings_that_others_use_first(scripts, tmp_path):
