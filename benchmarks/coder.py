@@ -1,13 +1,15 @@
 """Study ``coder``: what coding weights by their neighbours saves, and how fast it is.
 
-    python benchmarks/coder.py                 a minute; from the committed baselines, no data needed
+    python benchmarks/coder.py                 two minutes; from the committed baselines, no data needed
 
 The weights of the committed baselines, pruned by magnitude and put on four shared values, or put on a grid: the length of all
 weights' records with the codec as it is, and without the models of ``taut.codec.neighbours``; the time to encode and decode
-them, each the fastest of five, on one thread; and how many weights a second that is. One record a network and setting.
+them, each the fastest of five, on one thread; and how many weights a second that is. A large matrix of normal numbers, in which
+neighbours tell nothing, shows the speed of one model for all weights. One record a network and setting.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +33,7 @@ METHODS: dict[str, Compressor] = {
     "grid of 4 bits": Quantize(bits=4),
 }
 REPEATS = 5
+NOISE = "normal numbers, 4096 x 4096"
 
 
 def main() -> None:
@@ -40,14 +43,20 @@ def main() -> None:
     out = parser.parse_args().out
     torch.set_num_threads(1)
     known = {(r["network"], r["method"]) for r in (read_records(out) if out.exists() else [])}
-    for path in sorted((HERE / "baselines").glob("*-s0.safetensors")):
-        weights = [t for t in load_file(path).values() if t.dim() > 1]
-        for name, method in METHODS.items():
-            if (path.stem, name) in known:
+    for network, weights in networks():
+        for name, method in (METHODS if network != NOISE else {"grid, a step of 0.3 deviations": Quantize(step=0.3)}).items():
+            if (network, name) in known:
                 continue
-            record = {"study": "coder", "network": path.stem, "method": name} | measured([method.compress(w) for w in weights])
+            record = {"study": "coder", "network": network, "method": name} | measured([method.compress(w) for w in weights])
             append_records(out, [record | {"version": VERSION, "machine": machine(), "torch": torch.__version__}])
             print(record, flush=True)
+
+
+def networks() -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """Names and weights."""
+    for path in sorted((HERE / "baselines").glob("*-s0.safetensors")):
+        yield path.stem, [t for t in load_file(path).values() if t.dim() > 1]
+    yield NOISE, [torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0))]
 
 
 def measured(codes: list[Code]) -> dict[str, Any]:
