@@ -51,6 +51,14 @@ def _lines(how: How, columns: int) -> tuple[np.ndarray, int]:
     return np.zeros((3, before + columns), np.int64), before
 
 
+@njit(cache=True, inline="always")
+def _beside(row: np.ndarray, p: int, stride: int, period: int) -> tuple[int, int, int, int, int, int]:
+    """What stands 1, 2, ``stride``, ``stride - 1``, ``stride + 1`` and ``period`` places before; nothing for none."""
+    d, e = row[p - stride] * np.int64(stride > 0), row[p - stride + 1] * np.int64(stride > 1)
+    f, k = row[p - stride - 1] * np.int64(stride > 0), row[p - period] * np.int64(period > 0)
+    return row[p - 1], row[p - 2], d, e, f, k
+
+
 @njit(cache=True, error_model="numpy")
 def places(mask: np.ndarray, density: int, how: How, coder: np.ndarray, freqs: np.ndarray) -> None:
     """Code (into ``freqs``, one for each place) or decode (into ``mask``, of 0 and 1) where the weights are."""
@@ -61,7 +69,6 @@ def places(mask: np.ndarray, density: int, how: How, coder: np.ndarray, freqs: n
     weights[:, 1:3] = ONE // 4
     model, context = memory((8, 4, slow), weights, density), np.zeros(4, np.int64)
     lines, before = _lines(how, columns)
-    has_stride, has_period, above = np.int64(stride > 0), np.int64(period > 0), np.int64(stride > 1)
     model[3] = UNIT // 2
     for r in range(rows):
         row, up, higher = lines[r % 3], lines[(r + 2) % 3], lines[(r + 1) % 3]
@@ -71,9 +78,8 @@ def places(mask: np.ndarray, density: int, how: How, coder: np.ndarray, freqs: n
             x, p = model, before + c
             x[0], x[1] = stretch(base[c]), stretch(around[c])
             x[2] = LOG[min(np.uint64((found + 1) << 24) // np.uint64(expected + ONE), np.uint64(4095))]
-            a, b, k, u = row[p - 1], row[p - 2], row[p - period] * has_period, up[p]
-            d, e, f = row[p - stride] * has_stride, row[p - stride + 1] * above, row[p - stride - 1] * has_stride
-            near, level = a + b + d + e + f, _level(x[1] + x[2])
+            a, b, d, e, f, k = _beside(row, p, stride, period)
+            u, near, level = up[p], a + b + d + e + f, _level(x[1] + x[2])
             context[0] = a + 2 * b + 4 * d + 8 * e + 16 * f + 32 * k + 64 * u
             context[1] = near * 24 + level
             context[2] = (u + 2 * higher[p] + 4 * a + 8 * k) * 24 + level
@@ -132,7 +138,6 @@ def sizes(
     # how many there are so far, how many of them are positive, and the sum of their sizes
     many, positives, sums = np.zeros(columns, np.int64), np.zeros(columns, np.int64), np.zeros(columns, np.int64)
     lines, before = _lines(how, columns)
-    has_stride, has_period, above = np.int64(stride > 0), np.int64(period > 0), np.int64(stride > 1)
     at, made = 0, 0
     for r in range(rows):
         row, up, higher = lines[r % 3], lines[(r + 2) % 3], lines[(r + 1) % 3]
@@ -142,15 +147,14 @@ def sizes(
             if not mask[r, c] or made > most[2]:
                 continue
             value, p = values[at], before + c
-            a, b, k = row[p - 1], row[p - 2], row[p - period] * has_period
-            d, e, f = row[p - stride] * has_stride, row[p - stride + 1] * above, row[p - stride - 1] * has_stride
+            a, b, d, e, f, k = _beside(row, p, stride, period)
             positive = 1 if most[0] == 0 or (most[1] > 0 and value > 0) else 0
             if most[0] and most[1]:
                 signs[0], signs[1] = _balance(row_many, row_positives), _balance(many[c], positives[c])
                 by_sign[0] = _sign(a) + 3 * _sign(d) + 9 * _sign(e) + 27 * _sign(f)
                 by_sign[1] = _sign(k) + 3 * _sign(a) + 9 * _sign(b)
                 by_sign[2] = _sign(up[p]) + 3 * _sign(a) + 9 * _sign(higher[p])
-                by_sign[3] = _sign(d) + 3 * _sign(row[p - 2 * stride] * has_stride) + 9 * _sign(k)
+                by_sign[3] = _sign(d) + 3 * _sign(row[p - 2 * stride] * np.int64(stride > 0)) + 9 * _sign(k)
                 positive = decide((6, 4, slow), signs, 0, by_sign, coder, freqs, made, positive)
                 if len(freqs):
                     bits[made] = positive
