@@ -27,7 +27,10 @@ def table(records: Iterable[Record], network: str, dataset: str, method: str) ->
     """The table of one method, in Markdown: a row a way of training, a column a level."""
     wanted = {"network": [network], "dataset": [dataset], "method": [method]}
     cells: dict[str, dict[float, list[Record]]] = {}
-    for record in choose(matching(records, wanted), ["strength"]):
+    found = matching(records, wanted)
+    if not found:
+        return "No records yet."
+    for record in choose(found, ["strength"]):
         cells.setdefault(record["training"], {}).setdefault(record["setting"]["level"], []).append(record)
     levels = sorted({level for row in cells.values() for level in row})
     head = "| trained with | " + " | ".join(f"{level:g}x" for level in levels) + " | seeds |"

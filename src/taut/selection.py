@@ -35,7 +35,7 @@ def choose(records: Iterable[Record], knobs: Sequence[str], *, maximize: bool = 
     are.
 
     Raises:
-        TautError: none of the records has a knob of that name.
+        TautError: there are no records, or none of them has a knob of that name.
 
     Example:
         >>> runs = [("l1 0.1", 0.1, 0, 0.90), ("l1 0.1", 0.1, 1, 0.94), ("l1 0.3", 0.3, 0, 0.93), ("l1 0.3", 0.3, 1, 0.93)]
@@ -44,6 +44,8 @@ def choose(records: Iterable[Record], knobs: Sequence[str], *, maximize: bool = 
         [('l1', {}, 0.93), ('l1', {}, 0.93)]
     """
     records = list(records)
+    if not records:
+        raise TautError("there are no records to choose among")
     for knob in knobs:
         if not any(knob in _setting(record) for record in records):
             known = sorted({key for record in records for key in _setting(record)})

@@ -24,6 +24,12 @@ def test_the_page_says_what_the_records_say(scripts):
         assert tables.table(records, network, dataset, method) in match.group(0), "run python benchmarks/tables.py"
 
 
+def test_a_table_without_records_says_so(scripts):
+    import tables
+
+    assert tables.table([record(1, 2, 0.9) | {"dataset": "other"}], "net", "data", "low-rank") == "No records yet."
+
+
 def test_every_plan_names_ways_and_families_that_exist(scripts):
     from families import FAMILIES
     from plans import PLANS, SLICE
