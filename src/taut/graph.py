@@ -41,6 +41,13 @@ def extra(package: str, name: str) -> ModuleType:
         raise ExtraError(package, name) from error
 
 
+def ways_of(way: str) -> tuple[str, ...]:
+    """The ways that are tried: one, or for ``auto`` all."""
+    if way not in ("auto", *WAYS):
+        raise TautError(f'way={way!r}; choose "auto", "export" or "trace"')
+    return WAYS if way == "auto" else (way,)
+
+
 @dataclass(frozen=True)
 class Graph:
     """An ONNX graph, the names of its inputs and outputs, and the way it was made (``export`` or ``trace``)."""

@@ -206,7 +206,6 @@ def ratios_onnx(before: nn.Module, after: nn.Module, example_input: Any, *, roun
     Where a session's buffers come to lie moves its time by up to 10 %, for as long as the session lives: repeats in one session
     do not average that away, fresh sessions do. The example input goes in with one row, or as it is with ``fixed``.
     """
-    timing = timing or Timing(repeats=9, warmup=2)
     sized = example_input if fixed else with_batch(example_input, 1)
     with tempfile.TemporaryDirectory(prefix="taut-") as folder:
         paths = {}
@@ -214,7 +213,12 @@ def ratios_onnx(before: nn.Module, after: nn.Module, example_input: Any, *, roun
             paths[name] = Path(folder, f"{name}.onnx")
             graph = to_graph(model, example_input, dynamic_batch=not fixed, ways=("trace",) if fixed else ("trace", "export"))
             paths[name].write_bytes(graph.proto.SerializeToString())
-        for _ in range(rounds):
-            running = {name: session(path) for name, path in paths.items()}
-            runners = {name: partial(run.run, None, feed(run, sized)) for name, run in running.items()}
-            yield ratio(time_in_turn(runners, timing), "after", "before")
+        yield from ratios_files(paths, sized, rounds=rounds, timing=timing)
+
+
+def ratios_files(paths: Mapping[str, Path], inputs: Any, *, rounds: int = 5, timing: Timing | None = None) -> Iterator[float]:
+    """As :func:`ratios_onnx`, of the ONNX files ``{"before": path, "after": path}``, which take the same inputs."""
+    for _ in range(rounds):
+        running = {name: session(path) for name, path in paths.items()}
+        runners = {name: partial(run.run, None, feed(run, inputs)) for name, run in running.items()}
+        yield ratio(time_in_turn(runners, timing or Timing(repeats=9, warmup=2)), "after", "before")

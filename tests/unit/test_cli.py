@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from taut.cli import app, screen
-from taut.cli.artifacts import _random
+from taut.cli.export import _random
 from taut.cli.inputs import method, read_weights, regularizers, seconds, user_data, user_object
 from taut.codec.files import save
 from taut.compressors import Chain, Code, Codebook, Compressor, LowRank
@@ -160,6 +160,17 @@ def test_export_checks_and_writes(place):
     assert "--shape" in fail(2, "export", "w.taut", *options)
     assert fail(2, "export", "w.taut", *options, "--shape", "2,8", "--example", "cli_net:example")
     assert "1,3,32,32" in fail(1, "export", "w.taut", *options, "--shape", "2,eight")
+
+
+def test_export_in_8_bit_integers_tells_what_it_did(place):
+    options = ("--model", "cli_net:build", "--onnx", "m.onnx", "--int8")
+    done = told("export", "w.taut", *options, "--data", "cli_net:data")
+    assert done["bytes"] == (place / "m.onnx").stat().st_size and done["weights"] == 2
+    assert done["before"]["count"] == done["after"]["count"] == 64 and done["latency"] > 0
+    assert "metric" in succeed("export", "w.taut", *options, "--data", "cli_net:data").stdout
+    assert "--data" in fail(2, "export", "w.taut", *options)
+    assert "--data" in fail(2, "export", "w.taut", *options[:-1], "--shape", "1,8", "--data", "cli_net:data")
+    assert "--shape" in fail(2, "export", "w.taut", *options, "--data", "cli_net:data", "--shape", "1,8")
 
 
 # -- compress ---------------------------------------------------------------------------------------------------------------

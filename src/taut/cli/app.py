@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from taut.cli.artifacts import decode, export, inspect, verify
+from taut.cli.artifacts import decode, inspect, verify
 from taut.cli.compress import compress
 from taut.cli.demo import demo
+from taut.cli.export import export
 from taut.cli.study import report, sweep
 from taut.cli.train import train
 from taut.version import VERSION

@@ -1,22 +1,17 @@
-"""What can be done with a ``.taut`` file: ``inspect``, ``verify``, ``decode`` and ``export``."""
+"""What can be done with a ``.taut`` file: ``inspect``, ``verify`` and ``decode``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
-from taut.cli.inputs import build_model, user_function
-from taut.cli.screen import Json, bar, command, emit, errors, table
+from taut.cli.screen import Json, bar, command, emit, table
 from taut.codec.decoding import decode_file
-from taut.codec.files import FileInfo, load
+from taut.codec.files import FileInfo
 from taut.codec.files import inspect as look
 from taut.codec.files import verify as check
-from taut.errors import TautError
-from taut.export.carried import export_carried
-from taut.export.onnx import export_onnx
 
 File = Annotated[Path, typer.Argument(help="A .taut file.", show_default=False)]
 
@@ -60,42 +55,3 @@ def decode(
     with bar("decoding", in_bytes=True) as step:
         written = decode_file(file, out, progress=step, workers=workers)
     emit({"file": file, "out": out, "bytes": written}, as_json, f"{file} → {out}: {written:,} bytes")
-
-
-@command
-def export(
-    file: File,
-    onnx: Annotated[Path, typer.Option(help="The ONNX file to write.")],
-    model: Annotated[str | None, typer.Option(help="package.module:build, or a network by name; not with a graph in it.")] = None,
-    example: Annotated[str | None, typer.Option(help="package.module:example, returning an input batch.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Instead: the shape of an input batch, e.g. 1,3,32,32.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write the compressed network as an ONNX graph, checked against torch before the file appears.
-
-    Without --model: from the graph that travels in a file of ``taut compress --graph``; the network's code is not needed.
-    """
-    if model is None:
-        if example is not None or shape is not None:
-            raise typer.BadParameter("--example and --shape are inputs for --model; leave them out, or name the network")
-        carried = export_carried(file, onnx)
-        told = f"{onnx}: {carried.bytes:,} bytes, from the graph in {file}; its weights are those that were saved"
-        emit(vars(carried), as_json, told)
-        return
-    if (example is None) == (shape is None):
-        raise typer.BadParameter("give either --example or --shape")
-    inputs = user_function("--example", example)() if example else _random(str(shape))
-    errors().print("exporting and checking the graph", markup=False)
-    report = export_onnx(load(file, into=build_model(model)).eval(), onnx, inputs)
-    told = f"{onnx}: {report.bytes:,} bytes; outputs differ from torch's by at most {report.max_difference:.2g}"
-    emit(vars(report), as_json, told)
-
-
-def _random(shape: str) -> torch.Tensor:
-    try:
-        sizes = [int(part) for part in shape.split(",")]
-        if not sizes or min(sizes) < 1:
-            raise ValueError("sizes are positive")
-    except ValueError as error:
-        raise TautError(f"--shape {shape!r}: {error}; write it as 1,3,32,32") from error
-    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))

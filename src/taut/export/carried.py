@@ -24,7 +24,7 @@ from taut.compressors.base import Code, dense
 from taut.errors import FormatError, TautError
 from taut.export.gather import optimise, strip
 from taut.export.onnx import new_file, smallest, write_proto
-from taut.graph import WAYS, extra, to_graph
+from taut.graph import extra, to_graph, ways_of
 from taut.layers import Alias
 from taut.runtime import session
 
@@ -71,8 +71,8 @@ def draw(
     """
     onnx = extra("onnx", "onnx")
     # the optimisation where it arrives folds what follows from the shapes
-    ways = WAYS if way == "auto" else (way,)
-    proto = strip(to_graph(model, example_input, dynamic_batch=dynamic_batch, opset=opset, ways=ways).proto, shapes=False)
+    graph = to_graph(model, example_input, dynamic_batch=dynamic_batch, opset=opset, ways=ways_of(way))
+    proto = strip(graph.proto, shapes=False)
     found = list(_parts(state_of(model)[0]))
     crc = 0
     for tensor in proto.graph.initializer:

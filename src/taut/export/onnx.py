@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from taut.errors import ParityError, TautError
 from taut.export.gather import gather_weights, optimise
 from taut.flat import flatten, rebuild, run_flat, with_batch
-from taut.graph import LARGEST, WAYS, Graph, extra, to_graph
+from taut.graph import LARGEST, Graph, extra, to_graph, ways_of
 from taut.layers import batch_size
 from taut.runtime import session
 
@@ -72,13 +72,12 @@ def export_onnx(model: nn.Module, path: str | Path, example_input: Any, *, atol:
     """
     if codebooks not in ("auto", "off"):
         raise TautError(f'codebooks={codebooks!r}; choose "auto" or "off"')
-    if way not in ("auto", *WAYS):
-        raise TautError(f'way={way!r}; choose "auto", "export" or "trace"')
+    ways = ways_of(way)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         extra(package, "onnx")
     path = Path(path)
     _check_folder(path)
-    graph = to_graph(model, example_input, dynamic_batch=dynamic_batch, opset=opset, ways=WAYS if way == "auto" else (way,))
+    graph = to_graph(model, example_input, dynamic_batch=dynamic_batch, opset=opset, ways=ways)
     dense = optimise(graph.proto)
     best, indexed = smallest(graph.proto, dense) if codebooks == "auto" else (dense, ())
     batches = list(_trials(example_input, dynamic_batch))
