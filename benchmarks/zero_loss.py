@@ -18,6 +18,7 @@ import copy
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -47,25 +48,25 @@ MINUTES = {"lenet-300-100": 15, "lenet-5-caffe": 15, "resnet-20": 60, "vgg-small
 
 
 class Study:
-    """One baseline, its data and its reference."""
+    """One baseline, its data and its reference: what a study of chosen points, one a budget, starts from."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.how = args, RECOVERY[args.network]
+    def __init__(self, args: argparse.Namespace, study: str = "zero-loss", recovery: Mapping[str, Recovery] = RECOVERY) -> None:
+        self.args, self.how = args, recovery[args.network]
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=recipe["augment"])
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
-        self.labels = {"study": "zero-loss", "network": args.network, "dataset": args.dataset, "training": "plain"}
+        self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
         before = trained(args.network, args.dataset, args.seed)
         longer = copy.deepcopy(before)
         recover(longer, before, self.train, Objective(), self.how, seed=args.seed, deadline=inf)
         found = {"as trained": before, "trained on": longer}
         accuracy = {name: evaluate(model, splits.val)[1] for name, model in found.items()}
         self.start = max(accuracy, key=lambda name: accuracy[name])
-        self.reference = found[self.start]
+        self.reference, self.accuracy = found[self.start], accuracy[self.start]
         print(f"reference: {self.start}, validation {accuracy}", flush=True)
 
-    def run(self, drop: float) -> None:
-        """Compress under one budget, and append the record of the network that was chosen."""
+    def run(self, drop: float, aim: dict[str, float]) -> None:
+        """Compress under one budget, ``drop`` in points, and append the record of what was chosen; ``aim`` names it."""
         args, start = self.args, monotonic()
 
         def tell(point: Point) -> None:
@@ -77,14 +78,15 @@ class Study:
             time_limit=60 * args.minutes, progress=tell, labels=self.labels,
         )  # fmt: skip
         seconds = monotonic() - start
-        command = shlex.join(["python", "benchmarks/zero_loss.py", *hidden(sys.argv[1:])])
+        script = f"benchmarks/{self.labels['study'].replace('-', '_')}.py"
+        command, name = shlex.join(["python", script, *hidden(sys.argv[1:])]), next(iter(aim.values()))
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) if args.keep is None else args.keep / f"{args.network}-s{args.seed}-{drop:g}"
+            folder = Path(temporary) if args.keep is None else args.keep / f"{args.network}-s{args.seed}-{name:g}"
             done = deliver(
                 result, folder, build(args.network), self.val, test=self.test, command=command, labels=self.labels
             )  # fmt: skip
             chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
-        setting = {"max_drop": drop, "minutes": args.minutes, "recovery": str(self.how), "reference": self.start}
+        setting = {**aim, "minutes": args.minutes, "recovery": str(self.how), "reference": self.start}
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"], "compress_seconds": seconds}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
         print(done.summary["ratio"], done.summary["test"], flush=True)
@@ -100,22 +102,28 @@ def main() -> None:
     if drops:
         study = Study(args)
         for drop in drops:
-            study.run(drop)
+            study.run(drop, {"max_drop": drop})
+
+
+def parser(text: str, networks: Iterable[str], results: Path) -> argparse.ArgumentParser:
+    """The command line of a study of chosen points."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=sorted(networks))
+    parser.add_argument("dataset", choices=["mnist", "cifar-10"])
+    parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
+    parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
+    parser.add_argument("--minutes", type=float, help="time limit of each search")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
+    parser.add_argument("--out", type=Path, default=results)
+    return parser
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=sorted(RECOVERY))
-    parser.add_argument("dataset", choices=["mnist", "cifar-10"])
-    parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
-    parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
-    parser.add_argument("--drops", type=float, nargs="+", default=[0.0, 0.1, 0.5, 1.0], help="in points of validation accuracy")
-    parser.add_argument("--minutes", type=float, help="time limit of each search")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    line = parser(str(__doc__), RECOVERY, RESULTS)
+    line.add_argument("--drops", type=float, nargs="+", default=[0.0, 0.1, 0.5, 1.0], help="in points of validation accuracy")
+    args = line.parse_args()
     args.minutes = args.minutes or MINUTES[args.network]
     return args
 

@@ -1,29 +1,43 @@
-"""Study ``zero-loss``: a record holds the one point that was chosen on validation data, with its certificate."""
+"""Studies ``zero-loss`` and ``records``: a record holds the one point chosen on validation data, with its certificate."""
 
 import sys
 from pathlib import Path
+
+import pytest
 
 from taut.bench.data import load
 from taut.bench.networks import build
 from taut.bench.recipes import train
 from taut.budget import Recovery
+from taut.errors import TautError
 from taut.records import read_records
 
+RECIPE = {"batch_size": 64, "augment": "shift1", "epochs": 6, "lr": 6e-3, "schedule": "onecycle"}
 
-def test_one_record_a_drop_and_none_twice(scripts, monkeypatch, tmp_path):
+
+@pytest.fixture(scope="module")
+def digits():
+    return train(build("digits-cnn"), load("digits"), seed=0, threads=1, **RECIPE)
+
+
+@pytest.fixture
+def arguments(scripts, digits, monkeypatch, tmp_path):
     import zero_loss
 
-    recipe = {"batch_size": 64, "augment": "shift1", "epochs": 6, "lr": 6e-3, "schedule": "onecycle"}
-    digits = train(build("digits-cnn"), load("digits"), seed=0, threads=1, **recipe)
     monkeypatch.setattr(zero_loss, "trained", lambda *_: digits)
-    monkeypatch.setitem(zero_loss.RECIPES, ("digits-cnn", "digits"), recipe)
-    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.1))
-    out, keep = tmp_path / "records.jsonl", tmp_path / "kept"
-    monkeypatch.setattr(sys, "argv", ["zero_loss.py", "--data-dir", "/secret"])
-    arguments = {
-        "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 0.05, "threads": 1, "keep": keep,
-        "out": out,
+    monkeypatch.setitem(zero_loss.RECIPES, ("digits-cnn", "digits"), RECIPE)
+    monkeypatch.setattr(sys, "argv", ["study.py", "--data-dir", "/secret"])
+    return {
+        "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 0.05, "threads": 1,
+        "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
     }  # fmt: skip
+
+
+def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
+    import zero_loss
+
+    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.1))
+    out, keep = arguments["out"], arguments["keep"]
     for drops in ([5.0], [5.0, 20.0]):
         monkeypatch.setattr(zero_loss, "arguments", lambda drops=drops: type("Args", (), arguments | {"drops": drops}))
         zero_loss.main()
@@ -37,3 +51,20 @@ def test_one_record_a_drop_and_none_twice(scripts, monkeypatch, tmp_path):
         assert low <= record["test"]["difference"] <= high
         assert record["ratio"]["bytes"] > 1 and record["setting"]["reference"] in ("as trained", "trained on")
         assert "/secret" not in record["command"]
+
+
+def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypatch):
+    import records
+
+    monkeypatch.setitem(records.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.1))
+    more = {"targets": [15.0], "margin": 2.0}
+    for _ in range(2):
+        monkeypatch.setattr(records, "arguments", lambda: type("Args", (), arguments | more))
+        records.main()
+    (record,) = read_records(arguments["out"])
+    assert record["study"] == "records" and record["command"].startswith("python benchmarks/records.py")
+    assert record["setting"]["target_error"] == 15.0 and record["setting"]["margin"] == 2.0
+    assert record["metric_val"] >= 0.87 and record["ratio"]["bytes"] > 1
+    assert record["bytes"] == (Path(arguments["keep"]) / "digits-cnn-s0-15" / "model.taut").stat().st_size
+    with pytest.raises(TautError, match="begin with a better one"):
+        records.drop(0.97, 2.0, 0.1)
