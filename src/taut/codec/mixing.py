@@ -38,15 +38,15 @@ def _squash() -> np.ndarray:
         table[REACH + x] = (power << PRECISION) // (power + (1 << bits))
         table[REACH - x] = TOTAL - table[REACH + x]
         power = power * root >> bits
-    return np.clip(table, CERTAIN, TOTAL - CERTAIN)
+    return np.clip(table, CERTAIN, TOTAL - CERTAIN).astype(np.int32)
 
 
-SQUASH = _squash()
-STRETCH = (np.searchsorted(SQUASH, (2 * np.arange(4096) + 1) << (PRECISION - 13)) - REACH).astype(np.int64)
+SQUASH = _squash()  # tables are narrow: numba writes them out into what it compiles, number by number
+STRETCH = (np.searchsorted(SQUASH, (2 * np.arange(4096) + 1) << (PRECISION - 13)) - REACH).astype(np.int16)
 """The logit of a probability in units of 1/4096."""
-LOG = (np.searchsorted(SQUASH, (np.arange(4096) << PRECISION) // (np.arange(4096) + UNIT)) - REACH).astype(np.int64)
+LOG = (np.searchsorted(SQUASH, (np.arange(4096) << PRECISION) // (np.arange(4096) + UNIT)) - REACH).astype(np.int16)
 """The logarithm of a ratio in units of 1/256, itself in units of 1/256."""
-RATE = 2 * ONE // (2 * np.arange(SLOWEST + 1) + 3)
+RATE = (2 * ONE // (2 * np.arange(SLOWEST + 1) + 3)).astype(np.int32)
 """How far a counter moves towards a bit, after so many."""
 
 

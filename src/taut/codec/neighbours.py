@@ -18,7 +18,7 @@ LONGEST = 20
 """Sizes from here on share their contexts."""
 PRIOR = 9
 """Rows that the density of all weights counts for in the density of a column."""
-STEPS = np.searchsorted(np.sqrt(512 << np.arange(7)), np.arange(183), side="right")
+STEPS = np.searchsorted(np.sqrt(512 << np.arange(7)), np.arange(183), side="right").astype(np.int8)
 """The half octave, 0 to 7, of a mean size in units of 1/16; larger ones are in the last."""
 
 
