@@ -7,6 +7,8 @@ floating point anywhere, so that both sides, on any machine, get the same freque
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
@@ -64,17 +66,16 @@ def take(coder: np.ndarray, ones: int) -> int:
     return bit
 
 
-@njit(cache=True, inline="always")
-def memory(sizes: Sizes, weights: np.ndarray, chance: int) -> np.ndarray:
-    """A model: its inputs, the weights of its mixers, and for each of its counters the chances and how often they were seen.
+def memory(inputs: Sequence[int], counters: int, weights: np.ndarray, chance: int) -> np.ndarray:
+    """A model: its inputs, as they are at first, the weights of its mixers, a row each, and for each of its counters the chances
+    and how often they were seen.
 
     It is one array, since compiled code counts references to each of several, for every bit.
     """
-    count, more, _ = sizes
-    model = np.zeros(count + weights.size + 2 * more * COUNTERS, np.int64)
-    model[count : count + weights.size] = weights.reshape(-1)
-    model[count + weights.size :: 2] = chance
-    return model
+    head = np.concatenate([np.array(inputs, dtype=np.int64), weights.reshape(-1)])
+    seen = np.zeros((counters * COUNTERS, 2), dtype=np.int64)
+    seen[:, 0] = chance
+    return np.concatenate([head, seen.reshape(-1)])
 
 
 @njit(cache=True, inline="always")

@@ -14,6 +14,7 @@ from taut.codec.mixing import LOG, ONE, UNIT, Sizes, decide, memory, place, stre
 
 How = tuple[int, int, int]
 """Stride, period, and how slowly mixers learn: by steps of ``2**-slow``."""
+Work = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 LONGEST = 20
 """Sizes from here on share their contexts."""
 PRIOR = 9
@@ -44,11 +45,9 @@ def _around(chances: np.ndarray, stride: int, out: np.ndarray) -> None:
         out[c] = (beside + (_nearby(chances, c, stride) if stride else beside)) >> 3
 
 
-@njit(cache=True)
-def _lines(how: How, columns: int) -> tuple[np.ndarray, int]:
-    """Three rows, in turn the one that is coded and those above, and how many zeros stand before each."""
-    before = max(2, how[0] + 1, 2 * how[0], how[1])
-    return np.zeros((3, before + columns), np.int64), before
+def _lines(how: How, columns: int) -> np.ndarray:
+    """Three rows, in turn the one that is coded and those above, with as many zeros before them as are looked at."""
+    return np.zeros((3, max(2, how[0] + 1, 2 * how[0], how[1]) + columns), np.int64)
 
 
 @njit(cache=True, inline="always")
@@ -59,17 +58,24 @@ def _beside(row: np.ndarray, p: int, stride: int, period: int) -> tuple[int, int
     return row[p - 1], row[p - 2], d, e, f, k
 
 
-@njit(cache=True, error_model="numpy")
 def places(mask: np.ndarray, density: int, how: How, coder: np.ndarray, freqs: np.ndarray) -> None:
     """Code (into ``freqs``, one for each place) or decode (into ``mask``, of 0 and 1) where the weights are."""
-    stride, period, slow = how
-    rows, columns = mask.shape
-    base, around = np.full(columns, density, np.int64), np.zeros(columns, np.int64)
-    weights = np.full((4, 8), ONE // 14, np.int64)
+    columns = mask.shape[1]
+    weights = np.full((4, 8), ONE // 14)
     weights[:, 1:3] = ONE // 4
-    model, context = memory((8, 4, slow), weights, density), np.zeros(4, np.int64)
-    lines, before = _lines(how, columns)
-    model[3] = UNIT // 2
+    model = memory((0, 0, 0, UNIT // 2, 0, 0, 0, 0), 4, weights, density)
+    _places(mask, how, coder, freqs, (model, np.full(columns, density), np.zeros(columns, np.int64), _lines(how, columns)))
+
+
+@njit(cache=True, error_model="numpy")
+def _places(mask: np.ndarray, how: How, coder: np.ndarray, freqs: np.ndarray, work: Work) -> None:
+    """``work``: the model, the columns' chances, room for those of their neighbours, lines.
+
+    Arrays are made outside, since numba takes seconds to compile what makes them.
+    """
+    (stride, period, slow), (model, base, around, lines) = how, work
+    (rows, columns), context = mask.shape, np.zeros(4, np.int64)
+    before = lines.shape[1] - columns
     for r in range(rows):
         row, up, higher = lines[r % 3], lines[(r + 2) % 3], lines[(r + 1) % 3]
         found, expected = 0, 0
@@ -119,7 +125,6 @@ def _begin(sizes: Sizes, model: np.ndarray, context: np.ndarray) -> None:
             model[here] = least
 
 
-@njit(cache=True, error_model="numpy")
 def sizes(
     values: np.ndarray, mask: np.ndarray, most: tuple[int, int, int], how: How, coder: np.ndarray, bits: np.ndarray,
     freqs: np.ndarray,
@@ -129,19 +134,30 @@ def sizes(
     Each is a sign and a size in unary, as far as both are open. Coding writes the decisions into ``bits`` and ``freqs``; the
     number of decisions is returned. Without ``freqs`` the values are decoded, until there are more decisions than ``most[2]``.
     """
-    stride, period, slow = how
-    rows, columns = mask.shape
-    signs = memory((6, 4, slow), np.full(6, ONE // 4, np.int64), ONE // 2)
-    counts = memory((4, 3, slow), np.full(4 * (LONGEST + 1), ONE // 4, np.int64), ONE // 2)
-    counts[0] = UNIT // 2
-    by_sign, by_size = np.zeros(4, np.int64), np.zeros(3, np.int64)
-    # how many there are so far, how many of them are positive, and the sum of their sizes
-    many, positives, sums = np.zeros(columns, np.int64), np.zeros(columns, np.int64), np.zeros(columns, np.int64)
-    lines, before = _lines(how, columns)
+    columns = mask.shape[1]
+    signs = memory((0,) * 6, 4, np.full(6, ONE // 4), ONE // 2)
+    counts = memory((UNIT // 2, 0, 0, 0), 3, np.full((LONGEST + 1, 4), ONE // 4), ONE // 2)
+    work = signs, counts, np.zeros((3, columns), np.int64), _lines(how, columns)
+    return _sizes(values, mask, most, how, coder, bits, freqs, work)
+
+
+@njit(cache=True, error_model="numpy")
+def _sizes(
+    values: np.ndarray, mask: np.ndarray, most: tuple[int, int, int], how: How, coder: np.ndarray, bits: np.ndarray,
+    freqs: np.ndarray, work: Work,
+) -> int:  # fmt: skip
+    """``work``: the models of signs and of sizes; of every column how many there are, how many are positive and the sum of their
+    sizes, so far; lines.
+    """
+    (stride, period, slow), (signs, counts, so_far, lines) = how, work
+    (rows, columns), by_sign, by_size = mask.shape, np.zeros(4, np.int64), np.zeros(3, np.int64)
+    many, positives, sums = so_far[0], so_far[1], so_far[2]
+    before = lines.shape[1] - columns
     at, made = 0, 0
     for r in range(rows):
         row, up, higher = lines[r % 3], lines[(r + 2) % 3], lines[(r + 1) % 3]
-        row[:] = 0
+        for p in range(before, len(row)):
+            row[p] = 0
         row_many, row_positives, row_sum = 0, 0, 0
         for c in range(columns):
             if not mask[r, c] or made > most[2]:

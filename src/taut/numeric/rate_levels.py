@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from taut.numeric.significance import beside, log_odds
 from taut.numeric.surgeon import Bits, Matrix, inverse_root, quantize_columns
@@ -33,24 +34,25 @@ def choose_levels(
     back, w = np.argsort(columns), np.ascontiguousarray(w[:, columns])
     levels = np.rint(w / step).astype(np.int32)
     most, error = int(np.abs(levels).max()), 0.0
+    near = beside(torch.from_numpy(levels[:, back]).reshape(tuple(shape))) if len(shape) > 1 else ()
     for _ in range(PASSES):
-        bits = _bits(levels[:, back], shape, most)
+        bits = _bits(levels[:, back], near, most)
         bits = Bits(bits.zero[:, columns], bits.nonzero[:, columns], bits.size)
         levels, error = quantize_columns(w, u, gain, step, bits)
     levels = np.ascontiguousarray(levels[:, back])
-    return levels, error + _bits(levels, shape, most).of(levels)
+    return levels, error + _bits(levels, near, most).of(levels)
 
 
-def _bits(levels: NDArray, shape: Sequence[int], most: int) -> Bits:
+def _bits(levels: NDArray, near: tuple[int, ...], most: int) -> Bits:
     """What each level would cost, told from the present ones. A tenth of an occurrence more keeps all sizes possible."""
     counts = np.bincount(np.abs(levels[levels != 0]), minlength=most + 1).astype(float) + 0.1
     counts[0] = 0.0
     size = np.concatenate([[0.0], 1 - np.log2(counts[1:] / max(counts.sum(), 1e-9))])
     nonzero = torch.from_numpy(np.ascontiguousarray(levels != 0))
-    near = beside(torch.from_numpy(levels).reshape(tuple(shape))) if len(shape) > 1 else ()
     if near:
-        odds = log_odds(nonzero, near, trust=1.0)[0].double().numpy()
+        odds = log_odds(nonzero, near, trust=1.0)[0].double()
     else:
         share = (float(nonzero.sum()) + 0.5) / (levels.size + 1)
-        odds = np.full(levels.shape, math.log2(share / (1 - share)))
-    return Bits(np.logaddexp2(0.0, odds), np.logaddexp2(0.0, -odds), size)
+        odds = torch.full(levels.shape, math.log2(share / (1 - share)), dtype=torch.double)
+    zero = softplus(odds * math.log(2)) / math.log(2)  # log2(1 + 2^odds)
+    return Bits(zero.numpy(), (zero - odds).numpy(), size)
