@@ -131,7 +131,7 @@ RESUMED = {
 def check_resumed(compress, folder, methods):
     """A search that was cut, at its first step or at the last refused one, goes the same way when resumed; its log is whole."""
     train, val = blobs(1), blobs(1)[:2]
-    net, how = network(1, train), Recovery(epochs=6, lr=0.05, first=0.1)
+    net, how = network(1, train), Recovery(epochs=6, lr=0.05, first=0.05)
     settings = {"train": train, "val": val, "budget": Budget(loss_increase=0.01), "methods": methods, "recover": how, "seed": 3}
     settings["max_steps"] = 6
     whole = compress(net, **settings, workdir=folder / "whole")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from taut.budget.finish import COARSE, finish
+from taut.budget.finish import COARSE, finish, finish_by, near
 from taut.codec.files import sizes
 
 G = torch.Generator().manual_seed(0)
@@ -48,3 +50,55 @@ def test_constant_vectors_cost_next_to_nothing(bias: torch.Tensor) -> None:
     layer = finished(bias)
     assert torch.allclose(layer.bias, bias, rtol=0.01)
     assert sizes(layer)[0]["bias"] < 30
+
+
+def network(scale: float) -> nn.Sequential:
+    """Its biases, ``scale`` times as large as what they are added to, decide the losses, or do not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 3))
+    with torch.no_grad():
+        net[0].bias.mul_(scale)
+    return net.eval()
+
+
+X, Y = torch.randn(200, 20, generator=G), torch.randint(0, 3, (200,), generator=G)
+
+
+def losses(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return nn.functional.cross_entropy(model(X), Y, reduction="none")
+
+
+def bits_of(model: nn.Module) -> int:
+    """The bits of the grid that a copy of a vector would need for what it came out as."""
+    return len(model[0].bias.detach().unique())
+
+
+def test_vectors_take_the_fewest_bits_that_leave_the_losses() -> None:
+    counts = []
+    for scale in (0.1, 30.0):
+        net = network(scale)
+        short = finish_by(net, losses)
+        assert near(losses(net), losses(short))
+        assert not parametrize.is_parametrized(net[0], "bias"), "the network itself was changed"
+        coarser = copy.deepcopy(net)
+        if bits_of(short) > 7:  # more than three bits: two bits less would not have done
+            finish(coarser, 3)
+            assert not near(losses(net), losses(coarser))
+        counts.append(bits_of(short))
+    assert counts[0] <= 7 < counts[1]
+
+
+def test_a_judge_that_sees_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taut.budget.finish.near", lambda before, after: True)
+    net = network(30.0)
+    assert not near(losses(net), losses(finish_by(net, losses)))
+
+
+def test_scales_of_norms_have_two_bits_more() -> None:
+    norm = nn.BatchNorm1d(400).eval()
+    with torch.no_grad():
+        norm.weight.normal_(generator=G)
+        norm.bias.normal_(generator=G)
+    finish(nn.Sequential(norm), 4)
+    assert len(norm.bias.unique()) <= 15 < len(norm.weight.unique()) <= 63

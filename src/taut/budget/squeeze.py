@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor, nn
 
-from taut.budget.finish import finish
+from taut.budget.finish import USUAL, finish
 from taut.budget.rate import FIRST_PRICE, RateControl
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
@@ -136,7 +136,7 @@ def _ended(training: Wrapped) -> tuple[nn.Module, Plan]:
 def _stored(training: Wrapped) -> nn.Module:
     """A copy of a network in training, as it would be stored now."""
     stored = put_all(*_ended(copy.deepcopy(training)), None)
-    finish(stored)
+    finish(stored, USUAL)
     return stored
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from taut.budget.budget import Budget
-from taut.budget.finish import finish
+from taut.budget.finish import finish_by
 from taut.budget.loss_model import LossModel
 from taut.budget.recover import Penalty, Recovery, Watch, recover
 from taut.compressors.base import Code, Compressor
@@ -120,11 +120,11 @@ def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None,
 
 
 def settle(setup: Setup, coded: nn.Module) -> nn.Module:
-    """A coded network as it ships: batch norms re-estimated, vectors shortened, in evaluation mode; changes it in place."""
+    """A coded network as it ships: batch norms re-estimated, vectors on as few bits as the losses of some examples allow."""
     if setup.train is not None:
         reestimate_batchnorm(coded, setup.train)
-    finish(coded)
-    return coded.eval()
+    some = [next(iter(setup.val))]
+    return finish_by(coded, lambda model: evaluate(model, some, setup.objective).losses).eval()
 
 
 def train_round(
