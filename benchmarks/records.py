@@ -14,12 +14,10 @@ error; whether ``metric_test`` keeps it is for the reader to see. A target whose
 import argparse
 from pathlib import Path
 
-import torch
-from zero_loss import Study, parser
+from zero_loss import Study, left, parser
 
 from taut.budget import Recovery
 from taut.errors import TautError
-from taut.records import read_records
 
 RESULTS = Path(__file__).parent / "results" / "records.jsonl"
 TARGETS = {"lenet-300-100": (1.9, 1.5), "lenet-5-caffe": (0.96, 0.75)}
@@ -37,11 +35,7 @@ MARGIN = 0.1
 def main() -> None:
     """One search a target that has no record yet."""
     args = arguments()
-    torch.set_num_threads(args.threads)
-    known = read_records(args.out) if args.out.exists() else []
-    done = {(r["network"], r["seed"], r["setting"]["target_error"]) for r in known}
-    targets = [target for target in args.targets if (args.network, args.seed, target) not in done]
-    if targets:
+    if targets := left(args, "target_error", args.targets):
         study = Study(args, "records", RECOVERY)
         for target in targets:
             study.run(drop(study.accuracy, target, args.margin), {"target_error": target, "margin": args.margin})

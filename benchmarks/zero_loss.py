@@ -51,6 +51,7 @@ class Study:
     """One baseline, its data and its reference: what a study of chosen points, one a budget, starts from."""
 
     def __init__(self, args: argparse.Namespace, study: str = "zero-loss", recovery: Mapping[str, Recovery] = RECOVERY) -> None:
+        torch.set_num_threads(args.threads)
         self.args, self.how = args, recovery[args.network]
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=recipe["augment"])
@@ -95,14 +96,17 @@ class Study:
 def main() -> None:
     """One search a drop that has no record yet."""
     args = arguments()
-    torch.set_num_threads(args.threads)
-    known = read_records(args.out) if args.out.exists() else []
-    done = {(r["network"], r["seed"], r["setting"]["max_drop"]) for r in known}
-    drops = [drop for drop in args.drops if (args.network, args.seed, drop) not in done]
-    if drops:
+    if drops := left(args, "max_drop", args.drops):
         study = Study(args)
         for drop in drops:
             study.run(drop, {"max_drop": drop})
+
+
+def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[float]:
+    """Those of the wanted values of a setting that have no record of this network and seed yet."""
+    known = read_records(args.out) if args.out.exists() else []
+    done = {r["setting"][key] for r in known if (r["network"], r["seed"]) == (args.network, args.seed)}
+    return [value for value in wanted if value not in done]
 
 
 def parser(text: str, networks: Iterable[str], results: Path) -> argparse.ArgumentParser:
