@@ -147,6 +147,19 @@ def test_the_users_loss_and_metric_are_what_is_measured():
     assert result.best.bytes < result.baseline.bytes
 
 
+def test_the_users_metric_is_asked_of_all_of_the_data_alone():
+    """One that ranks, or wants every class, means nothing of a part."""
+    batches = blobs(size=12)
+    net, sizes = trained(small(), batches, epochs=3), []
+
+    def metric(model, data):
+        sizes.append(len(list(data)))
+        return evaluate(model, data).metric
+
+    compress(net, batches, batches, Budget(metric_drop=0.1), metric=metric, recover=1, max_steps=2)
+    assert len(sizes) > 2 and set(sizes) == {len(batches)}
+
+
 def test_regression_targets_take_the_squared_error():
     batches = [(x, x[:, :1]) for x, _ in blobs()]
     net = nn.Linear(12, 1)

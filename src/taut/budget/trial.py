@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from taut.budget.budget import Budget
 from taut.budget.finish import finish_by
 from taut.budget.loss_model import LossModel
 from taut.budget.recover import Penalty, Recovery, Watch, recover
 from taut.compressors.base import Code, Compressor
-from taut.layers import Alias, codes, find_layers, put
+from taut.layers import Alias, codes, evaluating, find_layers, put
 from taut.measure import Evaluation, evaluate, reestimate_batchnorm
 from taut.objective import Objective
 
@@ -123,8 +124,13 @@ def settle(setup: Setup, coded: nn.Module) -> nn.Module:
     """A coded network as it ships: batch norms re-estimated, vectors on as few bits as the losses of some examples allow."""
     if setup.train is not None:
         reestimate_batchnorm(coded, setup.train)
-    some = [next(iter(setup.val))]
-    return finish_by(coded, lambda model: evaluate(model, some, setup.objective).losses).eval()
+    batch = next(iter(setup.val))
+
+    def losses(model: nn.Module) -> Tensor:
+        with evaluating(model), torch.no_grad():
+            return setup.objective.score(model, batch).losses.cpu()
+
+    return finish_by(coded, losses).eval()
 
 
 def train_round(
