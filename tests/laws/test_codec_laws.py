@@ -18,7 +18,7 @@ from laws.codec_laws import Codec
 from laws.compressor_laws import Case, compress, discovered, rungs
 from torch import Tensor, nn
 
-from taut.codec import records
+from taut.codec import ints, records
 from taut.codec.coder import TOTAL, Encoder, normalise
 from taut.codec.container import MAGIC, VERSION
 from taut.codec.files import file_size, load, load_state_dict, record_sizes, save, verify
@@ -178,6 +178,22 @@ def test_masks_use_the_densities_of_rows_and_columns() -> None:
     laws.check_mask_near_densities(CODEC, mask, densities.double().numpy(), 0.9)
     for view in (mask, mask.t().contiguous(), mask.reshape(100, 3, 28, 28)):
         laws.check_roundtrip(CODEC, view)
+
+
+def test_large_tensors_are_split_where_their_first_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file as where all is tried; where columns tell nothing, no split is tried on the whole."""
+    rng = np.random.default_rng(0)
+    there = rng.random((300, 200)) < np.linspace(0.001, 0.6, 200)
+    told = torch.from_numpy(there * rng.integers(1, 4, (300, 200)))
+    noise = torch.from_numpy(np.rint(rng.normal(size=(300, 200))).astype(np.int64))
+    whole, split, tried = CODEC.encode(told), ints._split, []
+    monkeypatch.setattr(ints, "LARGE", 1 << 12)
+    monkeypatch.setattr(ints, "SAMPLE", 1 << 13)
+    monkeypatch.setattr(ints, "_split", lambda values, *more: tried.append(len(values)) or split(values, *more))
+    assert CODEC.encode(told) == whole and told.numel() in tried
+    tried.clear()
+    CODEC.encode(noise)
+    assert tried and noise.numel() not in tried
 
 
 def test_a_plain_mask_costs_one_density() -> None:

@@ -111,4 +111,8 @@ def test_what_cannot_be_written_leaves_what_was_there(net, tmp_path):
         export_int8(nn.Sequential(nn.Flatten(), nn.ReLU()), tmp_path / "m.onnx", X, VAL)
     with pytest.raises(BudgetError, match="validation data is empty"):
         export_int8(net, tmp_path / "m.onnx", X, [])
+    with pytest.raises(TautError, match="cannot put the graph on 8-bit integers"):
+        export_int8(net, tmp_path / "m.onnx", X, [torch.zeros(4, 2, 8, 8)], way="trace")
+    with pytest.raises(TautError, match="is no folder"):
+        export_int8(net, tmp_path / "none" / "m.onnx", X, VAL)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

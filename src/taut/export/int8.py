@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from taut.errors import TautError
 from taut.export.gather import optimise
-from taut.export.onnx import new_file, write_proto
+from taut.export.onnx import check_folder, new_file, write_proto
 from taut.flat import with_batch
 from taut.graph import extra, to_graph, ways_of
 from taut.latency import ratios_files
@@ -69,7 +69,7 @@ def export_int8(
     :func:`taut.export_onnx`. The file appears whole or not at all.
 
     Raises:
-        TautError: no weight can be quantized, or the graph does not run.
+        TautError: no weight can be quantized, the graph does not run, or nothing can be written at ``path``.
         ExtraError: without the extra ``onnx``.
 
     Example:
@@ -79,18 +79,14 @@ def export_int8(
         (2, True, True)
         >>> folder.cleanup()
     """
-    quantization = extra("onnxruntime.quantization", "onnx")
+    check_folder(Path(path))
     data = batches_of(data, "validation")
     seen = data if calibration is None else batches_of(calibration, "calibration")
     with tempfile.TemporaryDirectory(prefix="taut-") as folder, new_file(Path(path)) as temporary:
         plain = Path(folder, "float.onnx")
         write_proto(plain, optimise(to_graph(model, example_input, opset=opset, ways=ways_of(way)).proto))
-        with _quiet():
-            quantization.quantize_static(
-                plain, temporary, _Reader(session(plain), seen, samples), per_channel=True,
-                reduce_range=_saturates() if reduce_range is None else reduce_range,
-                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            )  # fmt: skip
+        narrow = _saturates() if reduce_range is None else reduce_range
+        _quantize(plain, temporary, _Reader(session(plain), seen, samples), narrow)
         weights = _integers(temporary)
         if not weights:
             raise TautError("ONNX Runtime's quantizer found no weight that it can put on 8-bit integers; nothing was written")
@@ -99,6 +95,19 @@ def export_int8(
         times = list(ratios_files({"before": plain, "after": temporary}, with_batch(example_input, batch)))
         sizes = temporary.stat().st_size, plain.stat().st_size
     return Int8Report(Path(path), *sizes, weights, before, after, median(times), min(times), max(times), batch)
+
+
+def _quantize(plain: Path, out: Path, reader: _Reader, reduce_range: bool) -> None:
+    quantization = extra("onnxruntime.quantization", "onnx")
+    kinds = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+    try:
+        with _quiet():
+            quantization.quantize_static(plain, out, reader, per_channel=True, reduce_range=reduce_range, **kinds)
+    except TautError:
+        raise
+    # the runtime raises a dozen unrelated classes
+    except Exception as error:
+        raise TautError(f"ONNX Runtime cannot put the graph on 8-bit integers: {error}; nothing was written") from error
 
 
 class Running(nn.Module):

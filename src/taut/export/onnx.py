@@ -76,7 +76,7 @@ def export_onnx(model: nn.Module, path: str | Path, example_input: Any, *, atol:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         extra(package, "onnx")
     path = Path(path)
-    _check_folder(path)
+    check_folder(path)
     graph = to_graph(model, example_input, dynamic_batch=dynamic_batch, opset=opset, ways=ways)
     dense = optimise(graph.proto)
     best, indexed = smallest(graph.proto, dense) if codebooks == "auto" else (dense, ())
@@ -169,7 +169,8 @@ def write_proto(path: Path, proto: onnx.ModelProto) -> None:
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _check_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
+    """An error in words where no file can be written at ``path``, before anything is computed."""
     if not path.parent.is_dir():
         raise TautError(f"{path.parent} is no folder; create it first")
     if path.is_dir():
