@@ -66,5 +66,6 @@ def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypa
     assert record["setting"]["target_error"] == 15.0 and record["setting"]["margin"] == 2.0
     assert record["metric_val"] >= 0.87 and record["ratio"]["bytes"] > 1
     assert record["bytes"] == (Path(arguments["keep"]) / "digits-cnn-s0-15" / "model.taut").stat().st_size
+    assert records.drop(0.9896, 1.9, 0.1) == pytest.approx(0.76)
     with pytest.raises(TautError, match="begin with a better one"):
         records.drop(0.97, 2.0, 0.1)
