@@ -59,7 +59,7 @@ def fit(
         model, splits, batch_size=BATCH, augment=plan.augment, optimizer="sgd", schedule="cosine", epochs=epochs, lr=plan.lr,
         weight_decay=max(how.decay, plan.decay), regularizers=regularizers, every=EVERY, per=per, seed=seed,
         warmup=steps // 10 if regularizers else 0, penalty=penalty, progress=progress, checkpoint=checkpoint,
-        around=None if how.around is None else partial(how.around, model),
+        sizes=plan.sizes, around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
     calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]
     return Trained(model, training, splits, calibration, skeleton, plan.unit, plan.schemes)

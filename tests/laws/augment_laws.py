@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Move = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Resize = Callable[[Tensor, int], Tensor]
 
 
 def slow_move(image: Tensor, down: int, right: int, fill: Tensor) -> Tensor:
@@ -45,3 +46,19 @@ def check_only_moves(augment: Callable, by: int, mirrors: bool) -> None:
     distinct = torch.unique(allowed.flatten(1), dim=0)
     seen = torch.unique(out.flatten(1), dim=0)
     assert len(seen) == len(distinct), "some moves never happen"
+
+
+def triangle(old: int, new: int) -> Tensor:
+    """The weights ``(new, old)`` of the old pixels in each new one, which is wide enough to miss none of them."""
+    scale = old / new
+    width = max(scale, 1.0)
+    rows = [[max(0.0, 1 - abs((j + 0.5) - (i + 0.5) * scale) / width) for j in range(old)] for i in range(new)]
+    weights = torch.tensor(rows)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def check_resize(resize: Resize, shape: tuple[int, int, int, int], side: int) -> None:
+    """``resize`` is the weighted mean of the rows, and of the columns."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    expected = triangle(shape[2], side) @ x @ triangle(shape[3], side).T
+    assert torch.allclose(resize(x, side), expected, atol=1e-5)

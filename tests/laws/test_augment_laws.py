@@ -1,7 +1,7 @@
 import pytest
-from laws.augment_laws import check_move, check_only_moves
+from laws.augment_laws import check_move, check_only_moves, check_resize
 
-from taut.bench.augment import AUGMENTATIONS, move
+from taut.bench.augment import AUGMENTATIONS, move, resize
 
 
 @pytest.mark.parametrize("by", [0, 1, 2, 4])
@@ -17,3 +17,9 @@ def test_augmentation_only_moves(name, by, mirrors):
 
 def test_every_augmentation_is_under_the_law():
     assert set(AUGMENTATIONS) == {"shift1", "shift2", "flip-crop"}
+
+
+@pytest.mark.parametrize("side", [4, 7, 16, 32, 40])
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 28, 28), (3, 2, 9, 12)])
+def test_resize_is_a_weighted_mean(shape, side):
+    check_resize(resize, shape, side)

@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-from laws.augment_laws import check_move, check_only_moves
+from laws.augment_laws import check_move, check_only_moves, check_resize
 
-from taut.bench.augment import flip_crop, move, shift
+from taut.bench.augment import flip_crop, move, resize, shift
 
 
 def wraps_around(x, down, right, fill):
@@ -38,3 +38,18 @@ def test_broken_moves_are_caught(broken):
 def test_broken_augmentations_are_caught(broken, by, mirrors):
     with pytest.raises(AssertionError):
         check_only_moves(broken, by, mirrors)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda x, side: x[:, :, :side, :side],
+        lambda x, side: x[:, :, :: x.shape[2] // side, :: x.shape[3] // side],
+        lambda x, side: torch.nn.functional.interpolate(x, (side, side), mode="bilinear"),
+        lambda x, side: resize(x, side).mT,
+    ],
+    ids=["cut", "every other pixel", "without antialiasing", "turned"],
+)
+def test_broken_resizing_is_caught(broken):
+    with pytest.raises(AssertionError):
+        check_resize(broken, (2, 3, 32, 32), 8)

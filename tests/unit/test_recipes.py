@@ -88,6 +88,8 @@ def test_answers_equal_a_loop_over_examples():
         ({"epochs": 1, "schedule": "step"}, "cosine or onecycle"),
         ({"epochs": 1, "augment": "mixup"}, "shift1"),
         ({"epochs": 2, "optimizer": "sgd", "lr": 1e9}, "lower lr"),
+        ({"epochs": 1, "sizes": {0.5: 8}}, "from 0 on"),
+        ({"epochs": 1, "sizes": {0: 0}}, "pixels"),
     ],
 )
 def test_bad_settings_are_one_clear_error(options, says):
@@ -104,3 +106,17 @@ def test_strengths_per_parameter_and_warmup_reach_the_optimizer():
     )
     size = [model[1].weight.abs().sum().item() for model in (free, even, late)]
     assert size[1] < 0.8 * size[0] and size[0] < 0.99 * size[2]
+
+
+def test_images_grow_over_the_epochs():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out, self.sides = nn.Linear(1, 10), []
+
+        def forward(self, x):
+            self.sides.append(x.shape[-1])
+            return self.out(x.mean((2, 3)))
+
+    model = train(Pooled(), DIGITS, epochs=4, batch_size=2000, sizes={0: 4, 0.5: 6, 0.75: 8})
+    assert model.sides == [4, 4, 6, 8]

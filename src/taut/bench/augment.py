@@ -1,10 +1,11 @@
 """Image augmentation for a whole batch at once: each image is moved, and perhaps mirrored, by its own random amount."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import interpolate
 
 from taut.errors import TautError
 
@@ -52,3 +53,23 @@ def augmentation(name: str | None) -> Augmentation | None:
     if name is not None and name not in AUGMENTATIONS:
         raise TautError(f"unknown augmentation {name!r}; choose one of {', '.join(AUGMENTATIONS)}, or None")
     return None if name is None else AUGMENTATIONS[name]
+
+
+def pixels(sizes: Mapping[float, int], part: float) -> int:
+    """The side of the images when ``part`` of a training, 0 to 1, is over: that of the last of ``sizes`` to have begun.
+
+    Raises:
+        TautError: no size begins at 0, or one has no pixels.
+
+    Example:
+        >>> [pixels({0: 16, 0.5: 24, 0.8: 32}, part) for part in (0, 0.5, 0.79, 1)]
+        [16, 24, 24, 32]
+    """
+    if 0 not in sizes or min(sizes.values()) < 1:
+        raise TautError(f"sizes map the part of the training at which they begin to pixels, from 0 on; got {dict(sizes)}")
+    return sizes[max(begin for begin in sizes if begin <= part)]
+
+
+def resize(x: Tensor, side: int) -> Tensor:
+    """Images ``(n, channels, height, width)`` of ``side`` by ``side`` pixels, linear between the old ones, with antialiasing."""
+    return x if x.shape[2:] == (side, side) else interpolate(x, (side, side), mode="bilinear", antialias=True)

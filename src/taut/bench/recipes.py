@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from taut.bench.augment import pixels, resize
 from taut.bench.checkpoint import Checkpoint
 from taut.bench.data import Batches, Split, Splits
 from taut.budget.recover import Penalty
@@ -58,6 +59,7 @@ def train(
     penalty: Penalty | None = None,
     around: Callable[[Optimizer], Optimizer] | None = None,
     checkpoint: Path | None = None,
+    sizes: Mapping[float, int] | None = None,
 ) -> nn.Module:
     """Train ``model`` in place on ``splits.train`` by cross-entropy and return it, in evaluation mode.
 
@@ -69,7 +71,9 @@ def train(
     training that is over, 0 to 1. ``around(optimizer)`` is stepped in the optimizer's place, as a peer's wrapper is. ``threads``
     sets torch's threads while training. ``progress(epoch, epochs, loss)`` is called after every epoch with the mean training
     loss, without penalties. After every epoch the state is kept in the file ``checkpoint``, if one is named; the same training
-    called again goes on from there, to the same weights, and the file stays. Nothing is chosen by validation data.
+    called again goes on from there, to the same weights, and the file stays. ``sizes`` maps parts of the training, from 0 on, to
+    the side in pixels of the images from there: small ones first cost less (Howard, 2018; Tan and Le, 2021, section 4.2), for
+    networks that pool over all positions. Nothing is chosen by validation data.
 
     Raises:
         TautError: an unknown optimizer, schedule or augmentation, epochs below 1, a loss that is no longer finite, or a
@@ -102,10 +106,12 @@ def train(
         kept = None if checkpoint is None else _kept(checkpoint, model, stepper, scheduler, {
             "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment, "seed": seed,
             "optimizer": optimizer, "schedule": schedule, "regularizers": regularizers, "every": every, "warmup": warmup,
+            "sizes": sizes,
         })  # fmt: skip
         batches.epoch = 0 if kept is None else kept.resume()
         for epoch in range(batches.epoch, epochs):
-            loss = _epoch(model, batches, stepper, scheduler, _part(penalty, epoch, epochs))
+            side = None if sizes is None else pixels(sizes, epoch / epochs)
+            loss = _epoch(model, batches, stepper, scheduler, _part(penalty, epoch, epochs), side)
             if not np.isfinite(loss):
                 raise TautError(f"the training loss is {loss} in epoch {epoch + 1}; lower lr (it is {lr})")
             if kept is not None:
@@ -127,12 +133,13 @@ def _part(penalty: Penalty | None, epoch: int, epochs: int) -> Penalty | None:
 
 
 def _epoch(
-    model: nn.Module, batches: Batches, stepper: Optimizer, scheduler: LRScheduler, penalty: Penalty | None = None
-) -> float:
+    model: nn.Module, batches: Batches, stepper: Optimizer, scheduler: LRScheduler, penalty: Penalty | None = None,
+    side: int | None = None,
+) -> float:  # fmt: skip
     total = torch.zeros(())
     for i, (x, y) in enumerate(batches):
         stepper.zero_grad()
-        loss = cross_entropy(model(x), y)
+        loss = cross_entropy(model(x if side is None else resize(x, side)), y)
         (loss if penalty is None else loss + penalty(i / len(batches))).backward()
         stepper.step()
         scheduler.step()
