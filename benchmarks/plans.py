@@ -45,7 +45,7 @@ PLANS = {
     ),
     "resnet-20": Plan(
         30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
-        matrix="matrix2", sizes={0: 16, 0.5: 24, 0.8: 32},
+        matrix="matrix2", sizes={0: 16, 0.6: 24, 0.85: 32},
         strengths={"nuclear": (5e-6,), "nuclear + sparse group": (5e-6,), "trained rank pruning": (0.97,)},
         pairs=dict.fromkeys(("plain", "nuclear + sparse group", "trained rank pruning", "nuclear"), ("low-rank",)),
     ),

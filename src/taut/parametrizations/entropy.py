@@ -136,7 +136,7 @@ class _Round(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, step: Tensor, levels: int) -> Tensor:
         scaled = values / step
-        rounded = scaled.round().clamp(-levels, levels)
+        rounded = scaled.round().clamp_(-levels, levels)
         ctx.save_for_backward(scaled, rounded)
         ctx.levels = levels
         return rounded * step
@@ -144,33 +144,42 @@ class _Round(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         scaled, rounded = ctx.saved_tensors
-        inside = scaled.abs() <= ctx.levels + 0.5
-        slope = torch.where(inside, rounded - scaled, rounded)
-        return grad * inside, (grad * slope).sum() / math.sqrt(grad.numel() * ctx.levels), None
+        end = ctx.levels + 0.5
+        slope = rounded - _between(scaled, scaled, end)
+        return _between(grad, scaled, end), (grad * slope).sum() / math.sqrt(grad.numel() * ctx.levels), None
 
 
 class _Rate(Function):
-    """The bits of levels between whole numbers, by linear interpolation; the gradient is for the values, not for the step."""
+    """The bits of levels between whole numbers, by linear interpolation; the gradient is for the values, not for the step.
+
+    Called at every step, on every weight: tables and arithmetic alone, since masks take several times as long.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, scaled: Tensor, lengths: Tensor, step: Tensor, more: Tensor | None) -> Tensor:
-        n = len(lengths) // 2 - 1
-        inside = scaled.abs() < n
-        scaled = scaled.clamp(-n, n)
-        below = scaled.floor()
-        place = (below + n).long()
-        slopes = lengths.diff().index_select(0, place.reshape(-1)).reshape(values.shape) * inside
-        bits = lengths.index_select(0, place.reshape(-1)).sum() + (slopes * (scaled - below)).sum()
+        n, kind = len(lengths) // 2 - 1, torch.promote_types(lengths.dtype, scaled.dtype)
+        scaled, lengths = scaled.to(kind).contiguous(), lengths.to(kind)
+        # the lines of the intervals from below -n to above n; the outer two are flat
+        slopes = torch.cat([lengths.new_zeros(1), lengths.diff()])
+        heights = torch.cat([lengths[:1], lengths[:-1]]) - slopes * torch.arange(-n - 1, n + 1).to(slopes)
+        interval = scaled.floor().clamp_(-n - 1, n).add_(n + 1).int().reshape(-1)
+        slope = slopes.index_select(0, interval).reshape(scaled.shape)
+        bits = heights.index_select(0, interval).sum() + torch.dot(slope.reshape(-1), scaled.reshape(-1))
         if more is not None:
-            bits = bits + (more * scaled.abs().clamp(max=1)).sum()
-            slopes = slopes + more * scaled.sign() * (scaled.abs() < 1)
-        ctx.save_for_backward(slopes, step)
+            bits = bits + (scaled.abs().clamp_(max=1) * more).sum()
+            slope = slope + _between(scaled.sign() * more, scaled, 1.0)
+        ctx.save_for_backward(slope, step)
         return bits
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        slopes, step = ctx.saved_tensors
-        return slopes * (grad / step), None, None, None, None
+        slope, step = ctx.saved_tensors
+        return slope * (grad / step), None, None, None, None
+
+
+def _between(x: Tensor, where: Tensor, end: float) -> Tensor:
+    """``x`` where ``where`` is between ``-end`` and ``end``, else 0."""
+    return torch.ops.aten.hardtanh_backward(x, where, -end, end)
 
 
 def _log2_of_one_and(odds: Tensor) -> Tensor:
