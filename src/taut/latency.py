@@ -164,10 +164,7 @@ def time_models_onnx(models: Mapping[str, nn.Module], example_input: Any, *, bat
     candidates. What ships goes through ``export_onnx``.
     """
     with tempfile.TemporaryDirectory(prefix="taut-") as folder:
-        paths = {}
-        for number, (name, model) in enumerate(models.items()):
-            paths[name] = Path(folder, f"{number}.onnx")
-            paths[name].write_bytes(to_graph(model, example_input, ways=("trace", "export")).proto.SerializeToString())
+        paths = _graphs(models, example_input, folder, fixed=False)
         return time_onnx(paths, example_input, batch=batch, threads=threads, timing=timing)
 
 
@@ -199,6 +196,12 @@ def _forward(model: nn.Module, batch: Any, device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def time_fixed_onnx(models: Mapping[str, nn.Module], example_input: Any, *, timing: Timing | None = None) -> dict[str, Latency]:
+    """Time models in turn as ONNX graphs of the example input's own shape, whatever its dimensions mean."""
+    with tempfile.TemporaryDirectory(prefix="taut-") as folder:
+        return _time_files(_graphs(models, example_input, folder, fixed=True), example_input, timing)
+
+
 def ratios_onnx(before: nn.Module, after: nn.Module, example_input: Any, *, rounds: int = 5, fixed: bool = False,
                 timing: Timing | None = None) -> Iterator[float]:  # fmt: skip
     """How many times as long ``after`` takes as ``before``, once for each of ``rounds`` pairs of fresh ONNX Runtime sessions.
@@ -208,17 +211,26 @@ def ratios_onnx(before: nn.Module, after: nn.Module, example_input: Any, *, roun
     """
     sized = example_input if fixed else with_batch(example_input, 1)
     with tempfile.TemporaryDirectory(prefix="taut-") as folder:
-        paths = {}
-        for name, model in {"before": before, "after": after}.items():
-            paths[name] = Path(folder, f"{name}.onnx")
-            graph = to_graph(model, example_input, dynamic_batch=not fixed, ways=("trace",) if fixed else ("trace", "export"))
-            paths[name].write_bytes(graph.proto.SerializeToString())
+        paths = _graphs({"before": before, "after": after}, example_input, folder, fixed)
         yield from ratios_files(paths, sized, rounds=rounds, timing=timing)
 
 
 def ratios_files(paths: Mapping[str, Path], inputs: Any, *, rounds: int = 5, timing: Timing | None = None) -> Iterator[float]:
     """As :func:`ratios_onnx`, of the ONNX files ``{"before": path, "after": path}``, which take the same inputs."""
     for _ in range(rounds):
-        running = {name: session(path) for name, path in paths.items()}
-        runners = {name: partial(run.run, None, feed(run, inputs)) for name, run in running.items()}
-        yield ratio(time_in_turn(runners, timing or Timing(repeats=9, warmup=2)), "after", "before")
+        yield ratio(_time_files(paths, inputs, timing or Timing(repeats=9, warmup=2)), "after", "before")
+
+
+def _graphs(models: Mapping[str, nn.Module], example_input: Any, folder: str, fixed: bool) -> dict[str, Path]:
+    """The models as files; the graphs are of the example's own shape if ``fixed``, else of any batch."""
+    paths = {name: Path(folder, f"{number}.onnx") for number, name in enumerate(models)}
+    for name, model in models.items():
+        graph = to_graph(model, example_input, dynamic_batch=not fixed, ways=("trace",) if fixed else ("trace", "export"))
+        paths[name].write_bytes(graph.proto.SerializeToString())
+    return paths
+
+
+def _time_files(paths: Mapping[str, Path], inputs: Any, timing: Timing | None) -> dict[str, Latency]:
+    """ONNX files on one input, in turn, in fresh sessions of one thread."""
+    running = {name: session(path) for name, path in paths.items()}
+    return time_in_turn({name: partial(run.run, None, feed(run, inputs)) for name, run in running.items()}, timing)

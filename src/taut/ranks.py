@@ -10,7 +10,7 @@ from torch import nn
 from taut.apply import apply
 from taut.compressors.base import Compressor
 from taut.compressors.coded import Factored
-from taut.compressors.low_rank import LowRank
+from taut.compressors.low_rank import LowRank, LowRankCode
 from taut.compressors.tucker import Tucker
 from taut.errors import BudgetError, TautError
 from taut.fewer_inputs import narrow_choices
@@ -19,10 +19,12 @@ from taut.layers import Layer, find_layers, replaceable, select
 from taut.measure import ledger
 from taut.numeric.truncation import nice_ranks
 from taut.sensitivity import Sensitivity, matrix_of, rank_of
+from taut.shape_times import ShapeTimes
 from taut.shrink import remove_zeros
 
 Plan = dict[str, Compressor]
 Choose = Callable[[nn.Module], Mapping[str, Compressor]]
+Price = Callable[[str, int | None], float]
 MOST = 96
 """Ranks that are considered for one layer at most, evenly spread."""
 
@@ -70,14 +72,17 @@ def tucker_by_vbmf(model: nn.Module, *, layers: str = "*") -> Plan:
 
 def ranks_by_budget(
     model: nn.Module, budget: float, sensitivity: Sensitivity | None = None, *, unit: str = "params",
-    layers: str = "*", scheme: int = 1, example_input: Any = None,
+    layers: str = "*", scheme: int = 1, example_input: Any = None, times: ShapeTimes | None = None,
 ) -> Plan:  # fmt: skip
-    """Ranks for a network of at most ``budget`` parameters (``unit="params"``) or MACs (``"macs"``), shared out by sensitivity.
+    """Ranks for a network of at most ``budget`` parameters (``unit="params"``), MACs (``"macs"``) or milliseconds
+    (``"latency"``), shared out by sensitivity.
 
     The budget is that of the whole network as :class:`~taut.cost.Ledger` counts it, layers that stay dense included. The sum of
     the layers' losses is minimised by exchange on their convex fronts, the optimum of the Lagrangian (Shoham and Gersho 1988),
-    and what the last exchange saved too much is spent again. MACs need an ``example_input``; those of a scheme 2 convolution
-    with a stride are counted at its outputs, a little low. With ``Sensitivity("activation", data,
+    and what the last exchange saved too much is spent again. MACs and milliseconds need an ``example_input``; the MACs of a
+    scheme 2 convolution with a stride are counted at its outputs, a little low. Milliseconds are those of the layers alone, one
+    after the other, each at a rank timed on the runtime that ships; ``times`` is the table to use (``times.total(model)``: the
+    network as it is). With ``Sensitivity("activation", data,
     inputs=True)`` linear layers may also read fewer inputs: high ratios need it. A budget that rank 1 everywhere exceeds is a
     :class:`~taut.errors.BudgetError` that says what the least is.
 
@@ -88,26 +93,48 @@ def ranks_by_budget(
         >>> sum(p.numel() for p in small.parameters()) <= 2500
         True
     """
-    if unit not in ("params", "macs") or (unit == "macs" and example_input is None):
-        raise TautError(f"unit={unit!r}: choose 'params', or 'macs' together with example_input=")
+    if unit not in ("params", "macs", "latency") or (unit != "params" and example_input is None):
+        raise TautError(f"unit={unit!r}: choose 'params', or 'macs' or 'latency' together with example_input=")
     sensitivity = sensitivity or Sensitivity("energy")
     found = factorable(model, layers, scheme, example_input)
-    uses = {n: float(layer.uses or 0) if unit == "macs" else 1.0 for n, layer in found.items()}
     shapes = {n: matrix_of(layer, scheme).shape for n, layer in found.items()}
-    ranks = {n: _candidates(shape, sensitivity.by == "loss") for n, shape in shapes.items()}
+    ranks = {n: _candidates(shape, sensitivity.by == "loss" or unit == "latency") for n, shape in shapes.items()}
     losses = sensitivity.losses(model, found, ranks, scheme)
+    price, total = _price(model, found, unit, scheme, times or ShapeTimes(example_input))
     choices: dict[str, list[Option]] = {}
-    for n, (m, k) in shapes.items():
+    for n in found:
         rungs = zip(ranks[n], losses[n], strict=True)
-        methods = [Option(sensitivity.method(r, scheme), uses[n] * r * (m + k), loss) for r, loss in rungs]
-        choices[n] = [Option(None, uses[n] * m * k, 0.0), *methods]
+        methods = [Option(sensitivity.method(r, scheme), price(n, r), loss) for r, loss in rungs]
+        choices[n] = [Option(None, price(n, None), 0.0), *methods]
     if sensitivity.inputs:
+        if unit == "latency":
+            raise TautError("unit='latency': the time of layers that read fewer inputs is not in the table; leave inputs= out")
         for n, more in narrow_choices(model, found, sensitivity.batches()).items():
-            choices[n] += [Option(method, uses[n] * count, loss) for method, count, loss in more]
+            uses = 1.0 if unit == "params" else float(found[n].uses or 0)
+            choices[n] += [Option(method, uses * count, loss) for method, count, loss in more]
     dense = sum(options[0].cost for options in choices.values())
-    room = budget - (float(ledger(model, example_input).totals()[unit]) - dense)
+    room = budget - (total - dense)
     chosen = _share(choices, room, budget)
     return {n: option.method for n, option in chosen.items() if option.method is not None}
+
+
+def _price(model: nn.Module, found: dict[str, Layer], unit: str, scheme: int, times: ShapeTimes) -> tuple[Price, float]:
+    """What a layer costs at a rank, ``None`` for as it is; and what the whole network costs as it is."""
+    if unit == "latency":
+        total = times.total(model)
+
+        def time(name: str, rank: int | None) -> float:
+            layer = found[name]
+            return times.dense(layer) if rank is None else times(LowRankCode.blank(layer.weight.shape, rank, scheme), layer)
+
+        return time, total
+
+    def count(name: str, rank: int | None) -> float:
+        m, n = matrix_of(found[name], scheme).shape
+        uses = 1.0 if unit == "params" else float(found[name].uses or 0)
+        return uses * (m * n if rank is None else rank * (m + n))
+
+    return count, float(ledger(model, times.example).totals()[unit])
 
 
 def factorize(model: nn.Module, example_input: Any, choose: Choose, data: Iterable | None = None) -> nn.Module:
@@ -143,8 +170,8 @@ def _share(choices: dict[str, list[Option]], room: float, budget: float) -> dict
     least = sum(front[-1].cost for front in fronts.values())
     if least > room:
         raise BudgetError(
-            f"a budget of {budget:,.0f} cannot be met: rank 1 everywhere leaves {budget - room + least:,.0f}; remove units first "
-            "(taut.shrink), or give more"
+            f"a budget of {_told(budget)} cannot be met: rank 1 everywhere leaves {_told(budget - room + least)}; remove units "
+            "first (taut.shrink), or give more"
         )
     chosen = {n: front[0] for n, front in fronts.items()} | allocate(fronts, float("inf"), floor=room)
     while True:  # what the last exchange saved too much
@@ -158,3 +185,8 @@ def _share(choices: dict[str, list[Option]], room: float, budget: float) -> dict
             return chosen
         _, name, option = max(gains, key=lambda gain: gain[0])
         chosen[name] = option
+
+
+def _told(amount: float) -> str:
+    """Parameters and multiply-adds are whole numbers, milliseconds are not."""
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"

@@ -15,7 +15,7 @@ LEVELS = (
     ("taut.train", "taut.strengths", "taut.learning_compression", "taut.apply", "taut.shared_codebook")
     + ("taut.reparametrize", "taut.shrink*")
     + ("taut.curve", "taut.measure", "taut.moments", "taut.fronts", "taut.sensitivity", "taut.fewer_inputs", "taut.ranks")
-    + ("taut.factor", "taut.objective", "taut.latency", "taut.graph", "taut.runtime", "taut.xnor"),
+    + ("taut.factor", "taut.objective", "taut.latency", "taut.graph", "taut.runtime", "taut.xnor", "taut.shape_times"),
     ("taut.budget*",),
     ("taut.sweep*", "taut.grid", "taut.report*", "taut.export*", "taut.integrations*", "taut.bench*", "taut.deliver"),
     ("taut.cli*", "taut.__main__"),

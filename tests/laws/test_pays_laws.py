@@ -14,9 +14,10 @@ from laws.compress_laws import (
 from torch import nn
 
 from taut.budget import Budget, Shrink, compress, pays
-from taut.budget.pays import Pays, inputs_seen, narrower_but_slower, ratios, slower
+from taut.budget.pays import Pays, narrower_but_slower, ratios, slower
 from taut.compressors import LowRank, Prune
 from taut.layers import find_layers
+from taut.shape_times import inputs_seen
 
 
 def mlp():

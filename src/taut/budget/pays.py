@@ -14,14 +14,13 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from taut.compressors.base import Code, Compressor
 from taut.errors import ExtraError, TautError
-from taut.flat import with_batch
 from taut.latency import Timing, ratio, ratios_onnx, time_torch
-from taut.layers import Layer, bake, batch_size, call, evaluating, find_layers, replacement
+from taut.layers import Layer, bake, batch_size, find_layers, replacement
+from taut.shape_times import inputs_seen
 
 log = logging.getLogger(__name__)
 
@@ -113,33 +112,6 @@ class Pays:
             found, where = self.timer(dense, other, x)
             self._known[key] = slower(found), where
         return self._known[key]
-
-
-def inputs_seen(model: nn.Module, layers: dict[str, Layer], example: Any) -> dict[str, Tensor]:
-    """What each layer gets when one input of ``example`` goes through ``model``; layers that do not run are left out.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 5))
-        >>> {name: tuple(x.shape) for name, x in inputs_seen(net, find_layers(net), torch.zeros(9, 1, 8, 8)).items()}
-        {'0': (1, 1, 8, 8), '2': (1, 72)}
-    """
-    seen: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Callable:
-        def note(_module: nn.Module, args: tuple) -> None:
-            if args and isinstance(args[0], Tensor) and name not in seen:
-                seen[name] = args[0].detach().cpu().clone()
-
-        return note
-
-    handles = [layer.module.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            call(model, with_batch(example, 1))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
 
 
 def setting(method: Compressor, layer: Layer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,6 +16,7 @@ from taut.errors import TautError
 from taut.latency import ratios_onnx
 from taut.layers import Layer, bake, replaceable
 from taut.measure import ledger
+from taut.shape_times import ShapeTimes
 
 UNITS = ("bytes", "params", "macs", "latency")
 
@@ -26,6 +28,7 @@ class Meter:
         if unit not in UNITS:
             raise TautError(f"minimize={unit!r}: choose one of {', '.join(UNITS)}")
         self.unit, self.example, self.original = unit, example, original
+        self.times = ShapeTimes(example)
 
     def __call__(self, model: nn.Module) -> float:
         if self.unit == "bytes":
@@ -47,10 +50,24 @@ class Meter:
         """The time of one input in ONNX Runtime as a multiple of the original's: the median of five timings in turn."""
         return median(ratios_onnx(self.original, bake(model), self.example))
 
+    def keep(self, folder: Path) -> None:
+        """Leave what was timed in this folder, and use what is there."""
+        if self.unit == "latency":
+            self.times.keep(folder / "latency.json")
+
+    def look(self, model: nn.Module) -> None:
+        """Take ``model`` as the network whose layers are priced next."""
+        if self.unit == "latency":
+            self.times.look(model)
+
     def price(self, code: Code, layer: Layer) -> float:
-        """The cost of one code: its estimated bytes, its parameters, or its arithmetic (which stands in for latency)."""
+        """The cost of one code: its estimated bytes, its parameters, its arithmetic, or the milliseconds that were measured of
+        layers of its shape.
+        """
         if self.unit == "bytes":
             return estimated_bytes(code)
+        if self.unit == "latency":
+            return self.times(code, layer)
         if not replaceable(layer):
             # the weight will be decoded: it holds and computes what it did
             return float(layer.weight.numel() if self.unit == "params" else layer.macs)

@@ -73,6 +73,8 @@ class Run:
         }
         identity = {**self.settings, "baseline_loss": setup.baseline.loss}
         self.journal = None if workdir is None else Journal(Path(workdir), identity)
+        if workdir is not None:
+            self.meter.keep(Path(workdir))
         path = None if workdir is None else Path(workdir) / "curve.jsonl"
         self.curve = Curve(path=path, labels={**labels, "seed": setup.seed, "budget": setup.budget.as_dict()})
         self.kept_step, self.spent, self.narrowed, self.known = 0, 0.0, False, -1
@@ -102,6 +104,7 @@ class Run:
         data = setup.train if setup.train is not None else setup.val
 
         def model(dense: nn.Module) -> LossModel:
+            self.meter.look(dense)
             return fit(dense, data, setup.objective, seed=setup.seed, inputs=inputs)
 
         return Search(setup, compressors, self.meter.price, model, self._observe, self.meter.example)

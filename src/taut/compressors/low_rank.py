@@ -37,6 +37,19 @@ class LowRankCode(Code):
     shape: tuple[int, ...]
     scheme: int = 1
 
+    @classmethod
+    def blank(cls, shape: Sequence[int], rank: int, scheme: int = 1) -> LowRankCode:
+        """Factors of zeros: what a weight of this shape would cost at this rank, before any decomposition.
+
+        Example:
+            >>> LowRankCode.blank((64, 32, 3, 3), rank=8, scheme=2).cost().parameters
+            2304
+        """
+        scheme = scheme if len(shape) == 4 else 1
+        m, n = matrix_shape(shape, scheme)
+        first, second = _layouts(torch.zeros(m, rank), torch.zeros(rank, n), torch.Size(shape), scheme)
+        return cls(first, second, tuple(shape), scheme)
+
     def decompress(self) -> Tensor:
         first, second = dense(self.first), dense(self.second)
         rank = second.shape[1]
