@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None, help="in place of the recipe's")
+    parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")
     options = parser.parse_args()
     if (options.network, options.dataset) not in RECIPES:
         parser.error(f"no recipe for {options.network} on {options.dataset}")
@@ -93,7 +94,7 @@ def main() -> None:
     def progress(epoch: int, epochs: int, loss: float) -> None:
         log.info("%d/%d loss %.4f, %.0f s", epoch, epochs, loss, time.perf_counter() - start)
 
-    train(model, splits, seed=options.seed, threads=options.threads, progress=progress, **recipe)
+    train(model, splits, seed=options.seed, threads=options.threads, progress=progress, checkpoint=options.resume, **recipe)
     keep(model, splits, options, recipe, time.perf_counter() - start)
 
 
