@@ -10,8 +10,8 @@ from laws.compress_laws import blobs, trained
 from torch import nn
 
 from taut.budget import Budget, Recovery
+from taut.budget.grids import attempt
 from taut.budget.options import Option
-from taut.budget.squeeze import attempt
 from taut.budget.trial import Setup
 from taut.codec.files import file_size
 from taut.compressors import Prune

@@ -8,10 +8,10 @@ from laws.budget_laws import check_aim, network
 from laws.compress_laws import blobs
 from torch import nn
 
-from taut.budget import Budget, Recovery, compress, squeeze
+from taut.budget import Budget, Gradual, Recovery, compress, grids, squeeze
+from taut.budget.grids import setting
 from taut.budget.rate import RateControl
 from taut.budget.search import Progress
-from taut.budget.squeeze import setting
 from taut.budget.trial import Trial
 from taut.compressors import Chain, Codebook, Prune
 from taut.compressors.coded import free_parameters
@@ -47,10 +47,17 @@ def test_a_grid_is_stored_exactly(weight):
     ("settings", "fix"),
     [({"minimize": "params"}, "minimize='bytes'"), ({"train": None}, "train="), ({"recover": False}, "recover=")],
 )
-def test_training_towards_a_size_needs_data_and_bytes(settings, fix):
+@pytest.mark.parametrize("method", [Entropy(), Gradual()], ids=str)
+def test_training_towards_a_size_needs_data_and_bytes(method, settings, fix):
     train, val = blobs(0), blobs(0)[:2]
     with pytest.raises(TautError, match=fix):
-        compress(network(0, train), **{"train": train, "val": val, "methods": [Entropy()], **settings})
+        compress(network(0, train), **{"train": train, "val": val, "methods": [method], **settings})
+
+
+def test_one_way_of_training_towards_a_size_at_a_time():
+    train, val = blobs(0), blobs(0)[:2]
+    with pytest.raises(TautError, match="give one of them"):
+        compress(network(0, train), train, val, methods=[Entropy(), Gradual()])
 
 
 class Tied(nn.Module):
@@ -66,22 +73,24 @@ class Tied(nn.Module):
         return self.out(self.second(self.first(x).relu()).relu())
 
 
-def test_a_shared_weight_is_left_to_the_search_by_layers():
+@pytest.mark.parametrize("method", [Entropy(), Gradual(values=8)], ids=str)
+def test_a_shared_weight_is_left_to_the_search_by_layers(method):
     train, val = blobs(0), blobs(0)[:2]
     chain = Chain(Prune(by="fisher"), Codebook(k=8, keep_zero=False))
     net = Tied()
-    result = compress(net, train, val, Budget(loss_increase=0.5), methods=[Entropy(), chain], recover=FAST, max_steps=8)
+    result = compress(net, train, val, Budget(loss_increase=0.5), methods=[method, chain], recover=FAST, max_steps=16)
     plans = [point.plan for point in result.curve if point.step]
     assert "first" not in plans[0] and "out" in plans[0]
     assert any("first" in plan for plan in plans)
     assert result.model.first.weight is not None and torch.equal(result.model.first.weight, result.model.second.weight)
 
 
-def test_frozen_weights_stay_frozen():
+@pytest.mark.parametrize("method", [Entropy(), Gradual(values=8)], ids=str)
+def test_frozen_weights_stay_frozen(method):
     train, val = blobs(0), blobs(0)[:2]
     net = network(0, train)
     net[0].weight.requires_grad_(False)
-    result = compress(net, train, val, Budget(loss_increase=0.5), methods=[Entropy()], recover=FAST, max_steps=3)
+    result = compress(net, train, val, Budget(loss_increase=0.5), methods=[method], recover=FAST, max_steps=3)
     assert len(result.curve) > 1
     for name, layer in find_layers(result.model).items():
         trained_on = free_parameters(layer.module, layer.parameter)
@@ -108,25 +117,25 @@ def trial(metric, loss, cost):
 def test_of_a_trainings_ends_the_best_within_the_budget_stands(budget, ends, best):
     setup = SimpleNamespace(budget=budget, baseline=evaluation(0.95, 0.2))
     trials = [trial(*end) for end in ends]
-    assert max(trials, key=lambda t: squeeze._rank(setup, t)) is trials[best]
+    assert max(trials, key=lambda t: grids._rank(setup, t)) is trials[best]
 
 
 def test_the_last_epochs_are_looked_at_and_looking_changes_nothing(monkeypatch):
     train, val = blobs(0), blobs(0)[:2]
     found = []
-    for looks in (0, squeeze.LOOKS):
-        monkeypatch.setattr(squeeze, "LOOK", 0.6 if looks else 2.0)
+    for looks in (0, grids.LOOKS):
+        monkeypatch.setattr(grids, "LOOK", 0.6 if looks else 2.0)
         seen = []
-        measured = squeeze._measured
+        measured = grids._measured
 
         def counted(setup, training, seen=seen, measured=measured):
             seen.append(measured(setup, training))
             return seen[-1]
 
-        monkeypatch.setattr(squeeze, "_measured", counted)
+        monkeypatch.setattr(grids, "_measured", counted)
         how = Recovery(epochs=10, lr=0.05, first=0.2)
         compress(network(0, train), train, val, Budget(metric_drop=0.0), methods=[Entropy()], recover=how, max_steps=1)
-        monkeypatch.setattr(squeeze, "_measured", measured)
+        monkeypatch.setattr(grids, "_measured", measured)
         found.append(seen)
     assert [len(seen) for seen in found] == [1, 5]  # the end; epochs 6 to 10 of 10
     last = [seen[-1] for seen in found]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from taut.budget.budget import Budget
+from taut.budget.gradual import Gradual
 from taut.budget.narrow import Shrink
 from taut.budget.price import Meter
 from taut.budget.recover import Recovery
@@ -68,9 +69,10 @@ def compress(
     ``train``, ``val``: iterables of batches, ``(input, target)``, dicts, or inputs alone (then the original network's outputs
     are the target). Without ``train`` nothing is fine-tuned. ``budget``: default ``Budget(metric_drop=0.0)``. ``minimize``:
     ``"bytes"``, ``"params"``, ``"macs"`` or ``"latency"``. ``methods``, tried in this order: :class:`Shrink`,
-    :class:`taut.parametrizations.Entropy`, and compressors, each of which stands for its whole ladder; default
-    :func:`default_methods`. ``recover``: whether to fine-tune, or for how many epochs a step. ``workdir``: where the log and
-    the kept networks go; a second call with the same settings resumes there. ``progress`` is called with every measured point.
+    :class:`taut.parametrizations.Entropy` or :class:`Gradual`, and compressors, each of which stands for its whole ladder;
+    default :func:`default_methods`. ``recover``: whether to fine-tune, or for how many epochs a step. ``workdir``: where the
+    log and the kept networks go; a second call with the same settings resumes there. ``progress`` is called with every measured
+    point.
 
     Raises :class:`~taut.errors.BudgetError` for a budget that cannot be measured, and :class:`~taut.errors.TautError` for
     weights that are not finite or settings that do not fit; both say what to change.
@@ -131,7 +133,9 @@ def _check_methods(methods: Sequence[Method], minimize: str, trains: bool) -> No
     for method in methods:
         if not isinstance(method, Method):
             raise TautError(f"{method!r} is not a method: give compressors, e.g. taut.compressors.Prune(), or taut.Shrink()")
-        if isinstance(method, Entropy) and not (trains and minimize == "bytes"):
+        if isinstance(method, Entropy | Gradual) and not (trains and minimize == "bytes"):
             raise TautError(
                 f"{method} trains the network towards a size in bytes: give train= data, recover= and minimize='bytes'"
             )
+    if sum(isinstance(method, Entropy | Gradual) for method in methods) > 1:
+        raise TautError("Entropy and Gradual both train all layers towards a size; give one of them")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from taut.apply import assign
 from taut.budget.budget import Budget
 from taut.budget.loss_model import fit
-from taut.budget.recover import OutOfTime, Recovery, recover
+from taut.budget.recover import OutOfTime, Project, Recovery, recover
 from taut.budget.steering import Steered, Steering, SteerStep
 from taut.budget.subproblem import Part, solve
 from taut.budget.trust_region import TrustRegion
@@ -153,7 +153,7 @@ class Course:
         if self.how.train is not None:
             reach = {n: (moved[n] - targets[n]).norm() for n in moved}
 
-            def project() -> None:
+            def project(_done: float) -> None:
                 for n, w in weights.items():
                     off = w - targets[n]
                     w.copy_(targets[n] + off * (reach[n] / off.norm().clamp(min=1e-30)).clamp(max=1.0))
@@ -171,7 +171,7 @@ class Course:
             self._recover(candidate, self.how.finish, index, None)
         return candidate.eval()
 
-    def _recover(self, candidate: nn.Module, how: Recovery, index: int, project: Callable[[], None] | None) -> None:
+    def _recover(self, candidate: nn.Module, how: Recovery, index: int, project: Project | None) -> None:
         seed = 100_000 * self.seed + index
         recover(candidate, self.original, self.train, self.objective, how, seed=seed, deadline=self.deadline, project=project)
         reestimate_batchnorm(candidate, self.train)

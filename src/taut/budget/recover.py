@@ -18,6 +18,7 @@ from taut.objective import Objective, call_batch, logits_of
 
 Penalty = Callable[[float], Tensor]
 Watch = Callable[[float], None]
+Project = Callable[[float], None]
 
 
 class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
@@ -28,14 +29,14 @@ class OutOfTime(Exception):  # noqa: N818 - a signal, not an error
 class Recovery:
     """How recovery trains.
 
-    ``epochs``: of a round, with the learning rate ``lr`` falling to zero; a sixth of them, at a steady rate, after each small
-    move on the way there. ``first``: the fraction of the dense cost that the first step of a search aims at; long rounds allow
-    a lower one. The share ``distill`` of the loss is the distance to the original's outputs at ``temperature``
-    (Hinton et al. 2015); gradients are clipped to the norm ``clip``. ``mix``: inputs that are plain float tensors are mixed
-    in pairs and the original is asked about the mixtures, so that its *function* is matched and not only its answers on the
-    training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv 1710.09412);
-    then the original's share is ``distill_mixed``. A network with batch norms is trained on the data as it is: the statistics
-    of mixtures are not those of data, and a network trained under them loses on the data.
+    ``epochs``: of a round, with the learning rate ``lr`` falling to zero from the part ``hold`` of the round on; a sixth of them,
+    at a steady rate, after each small move on the way there. ``first``: the fraction of the dense cost that the first step of a
+    search aims at; long rounds allow a lower one. The share ``distill`` of the loss is the distance to the original's outputs at
+    ``temperature`` (Hinton et al. 2015); gradients are clipped to the norm ``clip``. ``mix``: inputs that are plain float
+    tensors are mixed in pairs and the original is asked about the mixtures, so that its *function* is matched and not only its
+    answers on the training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv
+    1710.09412); then the original's share is ``distill_mixed``. A network with batch norms is trained on the data as it is: the
+    statistics of mixtures are not those of data, and a network trained under them loses on the data.
     """
 
     epochs: int = 8
@@ -47,19 +48,20 @@ class Recovery:
     distill: float = 0.5
     distill_mixed: float = 0.9
     clip: float = 5.0
+    hold: float = 0.1
 
 
 def recover(
     model: nn.Module, teacher: nn.Module, train: Iterable, objective: Objective, how: Recovery, *, seed: int, deadline: float,
-    penalty: Penalty | None = None, watch: Watch | None = None, project: Callable[[], None] | None = None,
+    penalty: Penalty | None = None, watch: Watch | None = None, project: Project | None = None,
 ) -> None:  # fmt: skip
     """Train the free parameters of ``model`` for one round with Adam: warm-up, then cosine to zero (or steady).
 
     ``train`` is gone through ``how.epochs`` times. Deterministic for a given ``seed``: loaders that shuffle with torch's
     generator are seeded with it, those that count epochs are told through ``set_epoch``. ``penalty`` is added to the loss; it is
     called with the part of the round that is done, 0 to 1; so is ``watch``, after every epoch, which may look at the model but
-    leaves it as it is. ``project`` is called after every step: it puts the weights back to where they may be. Raises
-    :class:`OutOfTime` at the deadline (``time.monotonic``).
+    leaves it as it is. ``project`` is called so after every step, gradients still there: it puts the weights back to where they
+    may be. Raises :class:`OutOfTime` at the deadline (``time.monotonic``).
     """
     torch.manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
@@ -78,12 +80,12 @@ def recover(
                 raise OutOfTime
             done = (epoch + min(1.0, i / length)) / how.epochs
             for group in optimizer.param_groups:
-                group["lr"] = how.lr * (1.0 if how.steady else _shape(done))
+                group["lr"] = how.lr * (1.0 if how.steady else _shape(done, how.hold))
             optimizer.zero_grad(set_to_none=True)
             loss = _loss(model, teacher, batch, objective, how)
             _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
             if project is not None:
-                project()
+                project(done)
         if watch is not None:
             watch((epoch + 1) / how.epochs)
     model.eval()
@@ -96,9 +98,11 @@ def _length(train: Iterable) -> int:
         return sum(1 for _ in train)
 
 
-def _shape(done: float) -> float:
-    """The learning rate's course over a round: up within a tenth, then a half cosine to zero."""
-    return done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+def _shape(done: float, hold: float) -> float:
+    """The learning rate's course over a round: up within a tenth, from ``hold`` on a half cosine to zero."""
+    if done < 0.1:
+        return done / 0.1
+    return 1.0 if done < hold else 0.5 * (1 + math.cos(math.pi * (done - hold) / (1 - hold)))
 
 
 def _step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[Tensor], clip: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from taut.budget.budget import Budget
+from taut.budget.gradual import Gradual
 from taut.budget.journal import Journal
 from taut.budget.loss_model import LossModel, fit
 from taut.budget.narrow import Shrink, narrow
@@ -31,7 +32,7 @@ from taut.records import read_records
 
 log = logging.getLogger(__name__)
 
-Method = Compressor | Shrink | Entropy
+Method = Compressor | Shrink | Entropy | Gradual
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Run:
         if shrinks and not self.narrowed:
             narrow(self.setup, shrinks[0], progress, self.meter.example, self._observe)
         self.narrowed = True
-        entropies = [m for m in self.methods if isinstance(m, Entropy)]
-        if entropies:
-            squeeze(self.setup, entropies[0], progress, self._observe)
+        trained = [m for m in self.methods if isinstance(m, Entropy | Gradual)]
+        if trained:
+            squeeze(self.setup, trained[0], progress, self._observe)
         joint = [m for m in self.methods if isinstance(m, RateQuantize) and self.meter.unit == "bytes"]
         if joint:
             raise_price(self.setup, joint[0], progress, self._observe)
@@ -95,7 +96,7 @@ class Run:
         if compressors:
             self._search(compressors).run(progress)
         else:
-            progress.finished = (progress.squeezed or not entropies) and (progress.priced or not joint)
+            progress.finished = (progress.squeezed or not trained) and (progress.priced or not joint)
         self._write(progress)
         return progress
 

@@ -14,7 +14,6 @@ from torch import nn
 from taut.budget.loss_model import LossModel
 from taut.budget.options import Option, Price, Site, allocate, evaluate_option, options
 from taut.budget.pays import Pays
-from taut.budget.rate import FIRST_PRICE
 from taut.budget.recover import OutOfTime
 from taut.budget.trial import Plan, Setup, Trial, round_seed, run_trial, walk
 from taut.budget.trust_region import TrustRegion
@@ -65,15 +64,15 @@ class Progress:
     narrowed: str = ""
     """Why no more units were removed."""
     squeezed: bool = False
-    """Whether the entropy-penalised stage is over."""
+    """Whether the trained stage is over."""
     too_small: float = 0.0
     """The largest cost that this stage measured to be out of budget."""
     misses: int = 0
     """How many of its trainings in a row were out of budget."""
     start: nn.Module | None = None
     """The weights that its next training starts from, where they are not the kept ones."""
-    price: float = FIRST_PRICE
-    """What a bit cost at the end of its last training."""
+    price: float = 0.0
+    """What a bit cost at the end of its last training, or how many bytes a weight took; 0 before the first."""
     priced: bool = False
     """Whether the rate-aware stage is over."""
     prices: tuple[float, float] = (0.0, 0.0)

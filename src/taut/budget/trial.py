@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from taut.budget.budget import Budget
 from taut.budget.finish import finish_by
 from taut.budget.loss_model import LossModel
-from taut.budget.recover import Penalty, Recovery, Watch, recover
+from taut.budget.recover import Penalty, Project, Recovery, Watch, recover
 from taut.compressors.base import Code, Compressor
 from taut.layers import Alias, codes, evaluating, find_layers, put
 from taut.measure import Evaluation, evaluate, reestimate_batchnorm
 from taut.objective import Objective
+from taut.reparametrize import refuses
 
 Plan = Mapping[str, Compressor]
 Cost = Callable[[nn.Module], float]
@@ -74,6 +75,11 @@ def put_all(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
     return new
 
 
+def own_layers(model: nn.Module) -> list[str]:
+    """The layers that can be trained into a set: their weight is plain, and theirs alone. The search takes up others."""
+    return [name for name, layer in find_layers(model).items() if refuses(layer) is None]
+
+
 def round_seed(setup: Setup, step: int, part: int) -> int:
     """The seed of one attempt or one move of a step: no two of a search share one."""
     return 100_000 * setup.seed + 100 * step + part
@@ -89,7 +95,7 @@ def run_trial(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel | Non
         if setup.recovery is not None:
             train_round(setup, trained, setup.recovery, seed)
         present = densify(trained, dense)
-        shipped = _ship(setup, present, plan, model, seed)
+        shipped = ship(setup, present, plan, model, seed)
         trial = Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
         if setup.budget.holds(setup.baseline, trial.evaluation):
             break
@@ -109,7 +115,7 @@ def _relax(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
     return put_all(dense, {name: r for name, method in plan.items() if (r := method.relaxed()) is not None}, model)
 
 
-def _ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None, seed: int) -> nn.Module:
+def ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None, seed: int) -> nn.Module:
     """The coded network: every weight in its set, its free values trained a little, batch norms and vectors finished."""
     shipped = put_all(present, plan, model)
     tightened = any(method.relaxed() != method for method in plan.values())
@@ -134,10 +140,12 @@ def settle(setup: Setup, coded: nn.Module) -> nn.Module:
 
 
 def train_round(
-    setup: Setup, model: nn.Module, how: Recovery, seed: int, penalty: Penalty | None = None, watch: Watch | None = None
-) -> None:
+    setup: Setup, model: nn.Module, how: Recovery, seed: int, penalty: Penalty | None = None, watch: Watch | None = None,
+    project: Project | None = None,
+) -> None:  # fmt: skip
     """One round of recovery of ``model``, in place."""
     assert setup.train is not None
     recover(
-        model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline, penalty=penalty, watch=watch
+        model, setup.original, setup.train, setup.objective, how, seed=seed, deadline=setup.deadline, penalty=penalty,
+        watch=watch, project=project,
     )  # fmt: skip

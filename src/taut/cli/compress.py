@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taut.budget import Budget, Result, Shrink
+from taut.budget import Budget, Gradual, Result, Shrink
 from taut.budget import compress as search
 from taut.cli.inputs import build_model, load_weights, method, seconds, user_data, user_function
 from taut.cli.screen import Json, bar, command, emit, resumable, size
@@ -92,7 +92,7 @@ def _budget(max_drop: float | None, max_loss_increase: float | None) -> Budget:
 
 def _methods(texts: list[str] | None) -> list[Any] | None:
     # what the user's module registers is found too
-    known: ChainMap[str, type] = ChainMap({"Shrink": Shrink}, Compressor.registry, Parametrization.registry)
+    known: ChainMap[str, type] = ChainMap({"Gradual": Gradual, "Shrink": Shrink}, Compressor.registry, Parametrization.registry)
     return [method(text, known, "--method") for text in texts] if texts else None
 
 

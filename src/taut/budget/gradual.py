@@ -1,0 +1,132 @@
+"""The gradual stage of the search: weights removed little by little during one long training, by what the loss says of each."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from taut.budget.loss_model import fit
+from taut.budget.trial import Plan, Setup, Trial, own_layers, round_seed, ship, train_round
+from taut.compressors import Chain, Codebook, Prune, Quantize
+from taut.compressors.base import Compressor
+from taut.errors import TautError
+from taut.layers import find_layers
+from taut.measure import evaluate
+from taut.numeric.significance import beside, log_odds
+
+BYTES_PER_WEIGHT = 1.1
+"""Of a weight that stays, before a file says better: its place and its value."""
+EVERY = 1e-3
+"""The part of the training between two removals: many small ones, so that others can take over."""
+MEMORY = 0.998
+"""How much of the mean squared gradient a step keeps: less is noise, which removes the wrong weights."""
+AGAIN = 20
+"""Removals between two looks at what the places cost."""
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Remove weights gradually during training, and put the rest on shared values: part of ``methods`` for :func:`taut.compress`.
+
+    What goes next are the weights with the least ``w^2 E[g^2]`` over what they take in the file: the diagonal Fisher estimate of
+    the loss of removing them (Theis et al. 2018, arXiv 1801.05787, eq. 8), taken as the training goes, for each bit. All layers
+    are one ranking. The number of weights falls geometrically up to the part ``until`` of the training, at a full learning rate;
+    then those that are left are trained as it falls. A weight costs less beside others, and in rows and columns that have many
+    (:func:`taut.numeric.significance.log_odds`). Each layer's weights then share ``values`` values, by Fisher-weighted k-means,
+    which are trained. Rounds of recovery should be long: 30 epochs and more.
+
+    Example:
+        >>> Gradual(values=8)
+        Gradual(values=8, until=0.75)
+    """
+
+    values: int = 16
+    until: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.values < 1 or not 0.1 <= self.until < 1:
+            raise TautError(f"{self}: give at least 1 value, and until from 0.1 to below 1")
+
+
+class Remover:
+    """Keeps removed weights at zero, and removes more: called after every step of a training with the part that is done.
+
+    ``weights``: the tensors in training, one ranking; ``count``: how many of their entries are left from ``until`` on. A layer
+    keeps one weight at least. ``bits``: of a value.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], count: int, until: float, bits: float) -> None:
+        self.weights, self.count, self.until, self.bits = weights, max(count, len(weights)), until, bits
+        self.left = [(w.detach() != 0).to(w) for w in weights]
+        self.first = sum(int(mask.sum()) for mask in self.left)
+        self.squares = [torch.zeros_like(w, requires_grad=False) for w in weights]
+        self.near = [beside(w.detach()) if w.dim() > 1 else () for w in weights]
+        self.costs: list[Tensor] = []
+        self.then, self.turn = EVERY, 0
+
+    @torch.no_grad()
+    def __call__(self, done: float) -> None:
+        for w, square in zip(self.weights, self.squares, strict=True):
+            if w.grad is not None:
+                square.mul_(MEMORY).addcmul_(w.grad, w.grad, value=1 - MEMORY)
+        if done >= self.then and self.first > self.count:
+            self.then = done + EVERY
+            self._remove(round(self.first * (self.count / self.first) ** min(1.0, done / self.until)))
+        for w, mask in zip(self.weights, self.left, strict=True):
+            w.mul_(mask)
+
+    def _remove(self, count: int) -> None:
+        if self.turn % AGAIN == 0:
+            self.costs = [self._places(mask != 0, near) for mask, near in zip(self.left, self.near, strict=True)]
+        self.turn += 1
+        parts = zip(self.weights, self.squares, self.left, self.costs, strict=True)
+        worth = [w.square() * square * mask / cost for w, square, mask, cost in parts]
+        together = torch.cat([value.reshape(-1) for value in worth])
+        least = together.kthvalue(max(1, together.numel() - count)).values
+        for mask, value in zip(self.left, worth, strict=True):
+            mask.copy_(value > torch.minimum(least, value.max() * 0.999))
+
+    def _places(self, left: Tensor, near: tuple[int, ...]) -> Tensor:
+        """The bits that each weight takes more than a zero in its place."""
+        if not near or not bool(left.any()):
+            return torch.ones_like(left, dtype=torch.float32)
+        return (self.bits - log_odds(left, near)[0]).clamp(min=1.0)
+
+
+def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: int, price: float = 0.0) -> tuple[Trial, float]:
+    """One training from ``dense`` to about as many weights as a file of ``target`` bytes has; and the bytes a weight took.
+
+    ``price`` is what a weight took in the file before, 0 if there was none.
+    """
+    assert setup.recovery is not None
+    model = copy.deepcopy(dense)
+    names = own_layers(model)
+    layers = {name: layer for name, layer in find_layers(model).items() if name in names}
+    weights = [w for layer in layers.values() if (w := getattr(layer.module, layer.parameter)).requires_grad]
+    count = round(target / (price or BYTES_PER_WEIGHT))
+    remover = Remover(weights, count, how.until, math.log2(how.values))
+    seed = round_seed(setup, step, 0)
+    train_round(setup, model, replace(setup.recovery, hold=how.until), seed, project=remover)
+    plan = shared(model, how.values)
+    shipped = ship(setup, model, plan, fit(model, setup.train or [], setup.objective, seed=setup.seed), seed)
+    trial = Trial(model, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+    kept = sum(int((layer.weight != 0).sum()) for layer in layers.values())
+    return trial, trial.cost / max(1, kept)
+
+
+def shared(model: nn.Module, values: int) -> Plan:
+    """What stores the nonzero weights of each layer on so many values, trained ones."""
+    layers = find_layers(model)
+    return {name: _stored(layers[name].weight.detach(), values) for name in own_layers(model)}
+
+
+def _stored(weight: Tensor, values: int) -> Compressor:
+    nonzero = weight[weight != 0]
+    if not len(nonzero):
+        return Quantize(step=1.0)
+    k = min(values, len(nonzero.unique()))
+    return Chain(Prune(density=len(nonzero) / weight.numel()), Codebook(k=k, by="fisher", keep_zero=False))
