@@ -11,11 +11,11 @@ import argparse
 import logging
 import os
 import platform
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from running import Spent
 from safetensors.torch import load_file, save_file
 
 from taut.bench.data import Splits, load
@@ -89,13 +89,14 @@ def main() -> None:
     recipe = RECIPES[options.network, options.dataset] | ({"epochs": options.epochs} if options.epochs else {})
     torch.set_num_threads(options.threads)
     splits = load(options.dataset, options.data_dir)
-    model, start = build(options.network, options.seed), time.perf_counter()
+    model, spent = build(options.network, options.seed), Spent(options.resume)
 
     def progress(epoch: int, epochs: int, loss: float) -> None:
-        log.info("%d/%d loss %.4f, %.0f s", epoch, epochs, loss, time.perf_counter() - start)
+        spent.tick(epoch, epochs, loss)
+        log.info("%d/%d loss %.4f, %.0f s", epoch, epochs, loss, spent.seconds)
 
     train(model, splits, seed=options.seed, threads=options.threads, progress=progress, checkpoint=options.resume, **recipe)
-    keep(model, splits, options, recipe, time.perf_counter() - start)
+    keep(model, splits, options, recipe, spent.seconds)
 
 
 def keep(model: torch.nn.Module, splits: Splits, options: argparse.Namespace, recipe: dict, seconds: float) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 
 from families import Trained
 from plans import Plan
@@ -20,22 +19,6 @@ from taut.regularizers.base import Regularizer
 from taut.reparametrize import Wrapped, wrap
 
 BATCH = 128
-
-
-class Spent:
-    """The seconds that a training has taken, over all of its runs; ``tick`` is its ``progress``."""
-
-    def __init__(self, checkpoint: Path | None) -> None:
-        self.file = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.seconds")
-        self.seconds = float(self.file.read_text()) if self.file is not None and self.file.exists() else 0.0
-        self.start = perf_counter()
-
-    def tick(self, epoch: int, epochs: int, loss: float) -> None:
-        """An epoch has ended."""
-        now = perf_counter()
-        self.seconds, self.start = self.seconds + now - self.start, now
-        if self.file is not None:
-            self.file.write_text(str(self.seconds))
 
 
 def fit(

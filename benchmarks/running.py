@@ -1,9 +1,10 @@
-"""How studies of several sweeps are run: what workers are told through the environment, and one sweep after the other."""
+"""How studies are run: what workers are told through the environment, one sweep after the other, time over several runs."""
 
 import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import taut
@@ -33,3 +34,19 @@ def run_all(specs: Iterable[dict[str, Any]], out: Path, workers: int, ray: bool 
             print(error, flush=True)
     if failed:
         raise SystemExit(f"{failed} sweeps had points that failed; the same command runs those again")
+
+
+class Spent:
+    """The seconds that a training has taken, over all of its runs; ``tick`` is its ``progress``."""
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.file = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.seconds")
+        self.seconds = float(self.file.read_text()) if self.file is not None and self.file.exists() else 0.0
+        self.start = perf_counter()
+
+    def tick(self, epoch: int, epochs: int, loss: float) -> None:
+        """An epoch has ended."""
+        now = perf_counter()
+        self.seconds, self.start = self.seconds + now - self.start, now
+        if self.file is not None:
+            self.file.write_text(str(self.seconds))

@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 from families import FAMILIES, Candidates, Trained, plain
-from fitting import Spent, fit, tune
+from fitting import fit, tune
 from plans import PLANS, SLICE, Plan
-from running import DATA, KEEP, RESUME, run_all, tell_workers
+from running import DATA, KEEP, RESUME, Spent, run_all, tell_workers
 from torch import nn
 from trainings import WAYS
 
