@@ -11,7 +11,7 @@ class Plan:
     """One network's part of the study: ``epochs`` of training, and of the ``tuning`` after compression; ``levels`` of ``unit``;
     ``pairs`` of ways and families, all of them by default; ``ranks``: which of a way's strengths are tried, all if not named;
     ``strengths``: a way's own, where not those that it has everywhere; ``decay``: the least weight decay, of every way;
-    ``sizes``: of the images, smaller at first (``taut.bench.recipes.train``).
+    ``sizes``: of the part of the images that is shown (``taut.bench.recipes.train``).
     ``schemes``: the matricisations of convolutions that low rank tries, ``matrix``: the one whose rank is penalised.
     """
 
@@ -44,9 +44,9 @@ PLANS = {
         },
     ),
     "resnet-20": Plan(
-        30, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
-        matrix="matrix2", sizes={0: 16, 0.6: 24, 0.85: 32},
-        strengths={"nuclear": (5e-6,), "nuclear + sparse group": (5e-6,), "trained rank pruning": (0.97,)},
+        20, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
+        matrix="matrix2", sizes={0: 24, 0.75: 32},
+        strengths={"nuclear": (7e-6,), "nuclear + sparse group": (7e-6,), "trained rank pruning": (0.97,)},
         pairs=dict.fromkeys(("plain", "nuclear + sparse group", "trained rank pruning", "nuclear"), ("low-rank",)),
     ),
 }  # fmt: skip

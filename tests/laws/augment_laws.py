@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Move = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-Resize = Callable[[Tensor, int], Tensor]
+Middle = Callable[[Tensor, int], Tensor]
 
 
 def slow_move(image: Tensor, down: int, right: int, fill: Tensor) -> Tensor:
@@ -48,17 +48,12 @@ def check_only_moves(augment: Callable, by: int, mirrors: bool) -> None:
     assert len(seen) == len(distinct), "some moves never happen"
 
 
-def triangle(old: int, new: int) -> Tensor:
-    """The weights ``(new, old)`` of the old pixels in each new one, which is wide enough to miss none of them."""
-    scale = old / new
-    width = max(scale, 1.0)
-    rows = [[max(0.0, 1 - abs((j + 0.5) - (i + 0.5) * scale) / width) for j in range(old)] for i in range(new)]
-    weights = torch.tensor(rows)
-    return weights / weights.sum(1, keepdim=True)
-
-
-def check_resize(resize: Resize, shape: tuple[int, int, int, int], side: int) -> None:
-    """``resize`` is the weighted mean of the rows, and of the columns."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(4))
-    expected = triangle(shape[2], side) @ x @ triangle(shape[3], side).T
-    assert torch.allclose(resize(x, side), expected, atol=1e-5)
+def check_middle(middle: Middle, shape: tuple[int, int, int, int], side: int) -> None:
+    """As many pixels, one by one, as there are, none nearer to one edge than to the other by more than one."""
+    x = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+    found = middle(x, side)
+    rows, columns = (min(side, size) for size in shape[2:])
+    assert found.shape == (*shape[:2], rows, columns)
+    for row, column in itertools.product(range(rows), range(columns)):
+        top, left = (shape[2] - rows) // 2, (shape[3] - columns) // 2
+        assert torch.equal(found[:, :, row, column], x[:, :, top + row, left + column])

@@ -1,7 +1,7 @@
 import pytest
-from laws.augment_laws import check_move, check_only_moves, check_resize
+from laws.augment_laws import check_middle, check_move, check_only_moves
 
-from taut.bench.augment import AUGMENTATIONS, move, resize
+from taut.bench.augment import AUGMENTATIONS, middle, move
 
 
 @pytest.mark.parametrize("by", [0, 1, 2, 4])
@@ -19,7 +19,7 @@ def test_every_augmentation_is_under_the_law():
     assert set(AUGMENTATIONS) == {"shift1", "shift2", "flip-crop"}
 
 
-@pytest.mark.parametrize("side", [4, 7, 16, 32, 40])
-@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 28, 28), (3, 2, 9, 12)])
-def test_resize_is_a_weighted_mean(shape, side):
-    check_resize(resize, shape, side)
+@pytest.mark.parametrize("side", [1, 4, 7, 9, 16, 40])
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (1, 1, 13, 13), (3, 2, 9, 12)])
+def test_the_middle_is_as_far_from_all_edges(shape, side):
+    check_middle(middle, shape, side)

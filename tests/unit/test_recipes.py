@@ -108,7 +108,7 @@ def test_strengths_per_parameter_and_warmup_reach_the_optimizer():
     assert size[1] < 0.8 * size[0] and size[0] < 0.99 * size[2]
 
 
-def test_images_grow_over_the_epochs():
+def test_more_of_the_images_is_shown_over_the_epochs():
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import interpolate
 
 from taut.errors import TautError
 
@@ -70,6 +69,13 @@ def pixels(sizes: Mapping[float, int], part: float) -> int:
     return sizes[max(begin for begin in sizes if begin <= part)]
 
 
-def resize(x: Tensor, side: int) -> Tensor:
-    """Images ``(n, channels, height, width)`` of ``side`` by ``side`` pixels, linear between the old ones, with antialiasing."""
-    return x if x.shape[2:] == (side, side) else interpolate(x, (side, side), mode="bilinear", antialias=True)
+def middle(x: Tensor, side: int) -> Tensor:
+    """The middle ``side`` by ``side`` pixels of images ``(n, channels, height, width)``; all of an image that is no larger.
+
+    Example:
+        >>> middle(torch.arange(16.0).reshape(1, 1, 4, 4), 2)
+        tensor([[[[ 5.,  6.],
+                  [ 9., 10.]]]])
+    """
+    top, left = (max(0, (size - side) // 2) for size in x.shape[2:])
+    return x[:, :, top : top + side, left : left + side]
