@@ -88,7 +88,9 @@ class Remover:
         together = torch.cat([value.reshape(-1) for value in worth])
         least = together.kthvalue(max(1, together.numel() - count)).values
         for mask, value in zip(self.left, worth, strict=True):
-            mask.copy_(value > torch.minimum(least, value.max() * 0.999))
+            left = value > torch.minimum(least, value.max() * 0.999)
+            if bool(left.any()):  # a layer that the loss says nothing of yet
+                mask.copy_(left)
 
     def _places(self, left: Tensor, near: tuple[int, ...]) -> Tensor:
         """The bits that each weight takes more than a zero in its place."""
