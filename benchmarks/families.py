@@ -6,7 +6,7 @@ them stands is decided on validation data by the study.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,18 @@ Candidates = Iterator[tuple[str, nn.Module]]
 
 
 @dataclass(frozen=True)
+class Known(Sensitivity):
+    """What was found of one network's layers holds for all of its levels."""
+
+    found: dict[int, Any] = field(default_factory=dict, compare=False)
+
+    def losses(self, model: nn.Module, layers: Any, ranks: Any, scheme: int) -> Any:
+        if scheme not in self.found:
+            self.found[scheme] = super().losses(model, layers, ranks, scheme)
+        return self.found[scheme]
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained network: ``model`` in evaluation mode; ``training``, where parametrizations are still in it.
 
@@ -42,6 +54,7 @@ class Trained:
     skeleton: nn.Module
     unit: str = "params"
     schemes: tuple[int, ...] = (1,)
+    known: dict[str, Known] = field(default_factory=dict)
 
     @property
     def example(self) -> torch.Tensor:
@@ -73,7 +86,7 @@ def low_rank(trained: Trained, level: float) -> Candidates:
     for scheme in trained.schemes:
         # outputs are products with the matrix of scheme 1
         for by in ("energy", "activation", "fisher") if scheme == 1 else ("energy", "fisher"):
-            sensitivity = Sensitivity(by, None if by == "energy" else trained.calibration)
+            sensitivity = trained.known.setdefault(by, Known(by, None if by == "energy" else trained.calibration))
             choose = partial(ranks_by_budget, budget=room(trained, level), sensitivity=sensitivity, scheme=scheme, **fixed)
             try:
                 how = by if scheme == 1 else f"{by}, scheme {scheme}"
