@@ -159,7 +159,7 @@ def test_the_search_for_time_prices_by_the_table_and_leaves_it(tmp_path, monkeyp
     clock = Cliffs()
     monkeypatch.setattr(Meter, "latency", lambda self, model: clock.cost(model))
     monkeypatch.setattr("taut.budget.pays.Pays.why_not", lambda *_: {})
-    monkeypatch.setattr("taut.shape_times.ShapeTimes.__init__.__defaults__", (clock,))
+    monkeypatch.setattr("taut.shape_times.ShapeTimes.__init__.__defaults__", (clock, 1))
     batches = [(torch.randn(64, 96), torch.randint(0, 10, (64,)))]
     budget = Budget(loss_increase=0.05)
     result = compress(mlp(), val=batches, budget=budget, minimize="latency", methods=[LowRank()], workdir=tmp_path)
