@@ -127,3 +127,27 @@ def test_a_later_seed_runs_what_won_and_trainings_that_others_use_first(scripts,
     assert found[1:] == [[{**grid, "seed": [seed]} for grid in won] for seed in (1, 2)]
     names = [WAYS[grid["way"][0]].name for grid in found[0]]
     assert names == sorted(names, key=lambda name: name is not None)
+
+
+def test_sensitivities_are_found_once_a_network_and_change_nothing(scripts, monkeypatch):
+    from families import Trained, low_rank, size
+
+    from taut.bench.data import Batches, load
+    from taut.bench.networks import build
+    from taut.sensitivity import Sensitivity
+
+    splits, net, calls = load("digits"), build("digits-cnn").eval(), []
+    calibration = list(Batches(splits.train, 256, seed=0))[:2]
+    losses = Sensitivity.losses
+    monkeypatch.setattr(Sensitivity, "losses", lambda self, *more: calls.append(self.by) or losses(self, *more))
+
+    def networks():
+        return Trained(net, None, splits, calibration, net, "macs", (1, 2))
+
+    def sizes(trained, level):
+        return [(how, size(small, trained)) for how, small in low_rank(trained, level)]
+
+    shared = networks()
+    together = [sizes(shared, level) for level in (1.5, 4)]
+    assert sorted(calls) == ["activation", "energy", "energy", "fisher", "fisher"], "once for each matricisation"
+    assert together == [sizes(networks(), level) for level in (1.5, 4)]

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from taut.budget.budget import Budget
-from taut.budget.gradual import Gradual
 from taut.budget.narrow import Shrink
 from taut.budget.price import Meter
 from taut.budget.recover import Recovery
 from taut.budget.run import Method, Result, Run
+from taut.budget.squeeze import WAYS
 from taut.budget.trial import Setup
 from taut.compressors import Chain, Codebook, LowRank, Prune, Quantize, RateQuantize
 from taut.curve import Point
@@ -133,9 +133,10 @@ def _check_methods(methods: Sequence[Method], minimize: str, trains: bool) -> No
     for method in methods:
         if not isinstance(method, Method):
             raise TautError(f"{method!r} is not a method: give compressors, e.g. taut.compressors.Prune(), or taut.Shrink()")
-        if isinstance(method, Entropy | Gradual) and not (trains and minimize == "bytes"):
+        if isinstance(method, tuple(WAYS)) and not (trains and minimize == "bytes"):
             raise TautError(
                 f"{method} trains the network towards a size in bytes: give train= data, recover= and minimize='bytes'"
             )
-    if sum(isinstance(method, Entropy | Gradual) for method in methods) > 1:
-        raise TautError("Entropy and Gradual both train all layers towards a size; give one of them")
+    if sum(isinstance(method, tuple(WAYS)) for method in methods) > 1:
+        told = " and ".join(way.__name__ for way in WAYS)
+        raise TautError(f"{told} all train the whole network towards a size; give one of them")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from taut.budget.grids import setting
 from taut.budget.loss_model import fit
 from taut.budget.trial import Plan, Setup, Trial, own_layers, round_seed, ship, train_round
-from taut.compressors import Chain, Codebook, Prune, Quantize
-from taut.compressors.base import Compressor
 from taut.errors import TautError
 from taut.layers import find_layers
 from taut.measure import evaluate
@@ -123,12 +122,4 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
 def shared(model: nn.Module, values: int) -> Plan:
     """What stores the nonzero weights of each layer on so many values, trained ones."""
     layers = find_layers(model)
-    return {name: _stored(layers[name].weight.detach(), values) for name in own_layers(model)}
-
-
-def _stored(weight: Tensor, values: int) -> Compressor:
-    nonzero = weight[weight != 0]
-    if not len(nonzero):
-        return Quantize(step=1.0)
-    k = min(values, len(nonzero.unique()))
-    return Chain(Prune(density=len(nonzero) / weight.numel()), Codebook(k=k, by="fisher", keep_zero=False))
+    return {name: setting(layers[name].weight.detach(), values, by="fisher") for name in own_layers(model)}

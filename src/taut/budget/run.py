@@ -20,7 +20,7 @@ from taut.budget.one_price import raise_price
 from taut.budget.price import Meter
 from taut.budget.reasons import explain
 from taut.budget.search import Progress, Search, Step
-from taut.budget.squeeze import squeeze
+from taut.budget.squeeze import WAYS, squeeze
 from taut.budget.trial import Setup, Trial
 from taut.compressors import RateQuantize
 from taut.compressors.base import Compressor
@@ -86,7 +86,7 @@ class Run:
         if shrinks and not self.narrowed:
             narrow(self.setup, shrinks[0], progress, self.meter.example, self._observe)
         self.narrowed = True
-        trained = [m for m in self.methods if isinstance(m, Entropy | Gradual)]
+        trained = [m for m in self.methods if isinstance(m, tuple(WAYS))]
         if trained:
             squeeze(self.setup, trained[0], progress, self._observe)
         joint = [m for m in self.methods if isinstance(m, RateQuantize) and self.meter.unit == "bytes"]
