@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -306,6 +307,33 @@ def test_interrupt_says_how_to_go_on(place, monkeypatch):
     assert "the same command goes on" in fail(130, "compress", *OPTIONS)
     monkeypatch.setattr(sys.modules["taut.cli.artifacts"], "check", stop)
     assert "interrupted" in fail(130, "verify", "w.taut")
+
+
+def test_ctrl_c_that_falls_into_a_finalizer_is_not_lost(monkeypatch):
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # Python says that the exception was ignored
+    with pytest.raises(screen.Interrupted, match="go on"), screen.resumable("go on") as going:
+        going()
+        Finalized()
+        reached = True
+        going(1, 2)
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_program_keeps_its_own_answer_to_ctrl_c():
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
+    try:
+        with screen.resumable("go on") as going:
+            signal.raise_signal(signal.SIGINT)
+            going()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert pressed == [1]
 
 
 def test_a_full_disk_is_one_message(place, monkeypatch):

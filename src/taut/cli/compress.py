@@ -69,7 +69,8 @@ def compress(
     if weights is not None:
         load_weights(network, weights)
     fresh = build_model(model)
-    with resumable(f"the search is kept in {out / HELD}: the same command goes on from there"), watched() as watch:
+    rest = f"the search is kept in {out / HELD}: the same command goes on from there"
+    with resumable(rest) as going, watched(going) as watch:
         result = search(
             network, parts["train"], parts["val"], _budget(max_drop, max_loss_increase), minimize.value,
             loss=user_function("--loss", loss) if loss else None, metric=user_function("--metric", metric) if metric else None,

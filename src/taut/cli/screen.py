@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -60,12 +62,38 @@ def _fail(message: str, code: int, label: str = "error") -> None:
 
 
 @contextmanager
-def resumable(how: str) -> Iterator[None]:
-    """Ctrl-C inside says ``how`` the work goes on."""
+def resumable(how: str) -> Iterator[Callable[..., None]]:
+    """Ctrl-C inside says ``how`` the work goes on. Call the value at every step: Python drops a ``KeyboardInterrupt`` that
+    is raised in a finalizer or in a library's callback, and the next step then raises it again.
+    """
+    pressed = threading.Event()
+
+    def note(*_: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def step(*_: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
     try:
-        yield
+        with _on_interrupt(note):
+            yield step
     except KeyboardInterrupt as stop:
         raise Interrupted(how) from stop
+
+
+@contextmanager
+def _on_interrupt(handler: Callable[..., None]) -> Iterator[None]:
+    """What Ctrl-C calls, unless the program that called us has its own, or we are not in its main thread."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def emit(result: Mapping[str, Any], as_json: bool, *renderables: RenderableType) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,8 @@ from taut.deliver import Delivery
 class Watch:
     """What happens, told on stderr: a bar while a network trains, then a line for each measured point."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._start = progress, time.monotonic()
+    def __init__(self, progress: Progress, going: Callable[[], object]) -> None:
+        self._progress, self._going, self._start = progress, going, time.monotonic()
         self._task = progress.add_task("measuring the network as it is", total=None)
 
     def epoch(self, done: int, epochs: int, loss: float) -> None:
@@ -37,17 +37,18 @@ class Watch:
         numbers = f"metric {point.metric:.4f}, loss {point.loss:.4f}, file {size(point.bytes)}"
         self._progress.console.print(f"{self._now()}  step {point.step}: {mark}, {numbers}")
         self._progress.update(self._task, description=f"step {point.step + 1}")
+        self._going()
 
     def _now(self) -> str:
         return f"{time.monotonic() - self._start:6.1f} s"
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
-    """A :class:`Watch` while something long goes on, and what the library logs."""
+def watched(going: Callable[[], object] = lambda: None) -> Iterator[Watch]:
+    """A :class:`Watch` while something long goes on, and what the library logs; ``going`` is called after each point."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors(), transient=True) as progress, narrated(progress.console):
-        yield Watch(progress)
+        yield Watch(progress, going)
 
 
 def show(result: Result, delivery: Delivery, as_json: bool, resumes: bool = False) -> None:

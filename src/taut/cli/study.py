@@ -30,8 +30,13 @@ def sweep(
     plan = Spec.read(spec)
     user_module("run", plan.run.partition(":")[0])  # the present folder is looked in, as for the other commands
     rest = f"what was measured is in {out}: the same command runs the rest"
-    with resumable(rest), bar(f"sweep {plan.study}") as step, narrated():
-        records = run(spec, out, workers=workers, ray=ray, progress=step)
+    with resumable(rest) as going, bar(f"sweep {plan.study}") as step, narrated():
+
+        def told(done: int, total: int) -> None:
+            step(done, total)
+            going()
+
+        records = run(spec, out, workers=workers, ray=ray, progress=told)
     emit({"study": plan.study, "out": out, "records": records}, as_json, f"{len(records)} records in {out}")
 
 
