@@ -11,10 +11,13 @@ import taut
 from taut.errors import TautError
 
 DATA, KEEP, RESUME = "TAUT_DATA_DIR", "TAUT_KEEP_DIR", "TAUT_RESUME_DIR"
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+"""What glibc reads when a worker starts: to keep the memory of activations, which it else gives back and asks for every step."""
 
 
 def tell_workers(data: Path | None, **folders: Path | None) -> None:
     """Put the folders into the environment, by name, and make those that are written to."""
+    os.environ.update(MEMORY)
     for variable, folder in ({DATA: data} | folders).items():
         if folder is not None:
             os.environ[variable] = str(folder)

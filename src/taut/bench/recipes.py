@@ -181,7 +181,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def answers(model: nn.Module, split: Split, batch_size: int = 1000) -> tuple[float, np.ndarray]:
+def answers(model: nn.Module, split: Split, batch_size: int = 128) -> tuple[float, np.ndarray]:
     """The mean cross-entropy on ``split`` and, for each example, whether the arg max is its class (boolean ``(n,)``)."""
     training = model.training
     model.eval()
