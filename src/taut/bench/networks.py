@@ -25,7 +25,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
     ``lenet-300-100``       1 x 28 x 28   266,610    LeCun et al., 1998
     ``lenet-5-caffe``       1 x 28 x 28   431,080    Caffe's LeNet-5, with a ReLU after each convolution
     ``resnet-20``           3 x 32 x 32   272,474    He et al., 2016, section 4.2, projection shortcuts (B)
-    ``vgg-small``           3 x 32 x 32   1,739,210  Simonyan and Zisserman, 2015, seven convolutions, batch norm
+    ``vgg-small``           3 x 32 x 32   1,756,842  Simonyan and Zisserman, 2015, eight convolutions, batch norm
     ``bnn-small``           3 x 32 x 32   964,170    Hubara et al., 2016, binary activations; see :data:`BINARY`
     ======================  ============  =========  ==========================================================
 
@@ -167,14 +167,14 @@ def resnet_20() -> nn.Sequential:
 
 
 def vgg_small() -> nn.Sequential:
-    """Three stages of 3x3 convolutions, 64, 128 and 256 wide, halved by pooling, then average pooling."""
+    """Four stages of 3x3 convolutions, 32, 64, 128 and 256 wide, halved by pooling, then average pooling."""
     parts: dict[str, nn.Module] = {}
     inputs = 3
-    for stage, (outputs, depth) in enumerate(((64, 2), (128, 2), (256, 3)), 1):
+    for stage, (outputs, depth) in enumerate(((32, 1), (64, 2), (128, 2), (256, 3)), 1):
         for i in range(1, depth + 1):
             parts[f"conv{stage}_{i}"] = ConvNorm(inputs, outputs)
             inputs = outputs
-        parts[f"pool{stage}"] = nn.MaxPool2d(2) if stage < 3 else nn.AdaptiveAvgPool2d(1)
+        parts[f"pool{stage}"] = nn.MaxPool2d(2) if stage < 4 else nn.AdaptiveAvgPool2d(1)
     return _named(**parts, flatten=nn.Flatten(1), out=nn.Linear(inputs, 10))
 
 
