@@ -12,23 +12,17 @@ codec of the neural network coding standard (ISO/IEC 15938-17) with its defaults
 validation data, accuracy on test data (nothing is chosen by it), the seconds to look at the images, to quantize and encode,
 and to decode all tensors. A setting whose record is there is not run again. ``--table`` prints the smallest file of each way
 within drops of validation accuracy.
-
-``pip install nncodec --no-deps`` builds the peer. What it imports for its data sets, which are not used, is replaced by nothing.
 """
 
 import argparse
 import copy
-import importlib.abc
-import importlib.machinery
-import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from unittest.mock import MagicMock
 
-import numpy as np
+import standard_codec
 import torch
 from baselines import trained
 from torch import nn
@@ -70,7 +64,8 @@ class Coder:
     def code(self, way: str, setting: float) -> Decoded:
         """The baseline by one way at one setting, read back."""
         if way == "nncodec":
-            return self._peer(int(setting))
+            stream, back, encode, decode = standard_codec.coded(self.network, int(setting))
+            return back, len(stream), _seconds(0.0, 0.0, encode, encode + decode)
         start = perf_counter()
         model = LossModel({})
         if way != "rounded":
@@ -87,19 +82,6 @@ class Coder:
             back = taut.load(Path(folder, "m.taut"), into=copy.deepcopy(self.network)).eval()
         return back, size, _seconds(start, looked, encoded, end)
 
-    def _peer(self, qp: int) -> Decoded:
-        peer, state = nncodec(), self.network.state_dict()
-        arrays = {name: value.numpy() for name, value in state.items()}
-        with tempfile.TemporaryDirectory() as folder:  # it leaves its streams somewhere
-            start = perf_counter()
-            stream = peer.encode(arrays, args={"qp": qp, "verbose": False, "results": folder})
-            encoded = perf_counter()
-        decoded = peer.decode(stream)
-        end = perf_counter()
-        back = copy.deepcopy(self.network)
-        back.load_state_dict({name: torch.as_tensor(np.array(decoded[name])) for name in state})
-        return back, len(stream), _seconds(start, start, encoded, end)
-
 
 def _seconds(start: float, looked: float, encoded: float, end: float) -> dict[str, float]:
     return {"calibrate_seconds": looked - start, "compress_seconds": encoded - looked, "decode_seconds": end - encoded}
@@ -107,34 +89,6 @@ def _seconds(start: float, looked: float, encoded: float, end: float) -> dict[st
 
 def _method(way: str, setting: float, weight: torch.Tensor) -> Compressor:
     return Quantize(step=setting * float(weight.detach().std())) if way == "rounded" else RateQuantize(setting, by="loss")
-
-
-class _Nothing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Stands in for packages that are imported and not used."""
-
-    names = ("torchvision", "pandas", "flwr", "timm", "wandb", "h5py", "tensorflow", "cv2", "ptflops", "datasets", "torchmetrics")
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] in self.names else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
-        return MagicMock(name=spec.name, __path__=[], __spec__=spec, __name__=spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        pass
-
-
-def nncodec() -> Any:
-    """The peer's module for networks."""
-    nothing = _Nothing()
-    sys.meta_path.insert(0, nothing)  # what is installed may not work beside this torch
-    try:
-        import nncodec.nn as peer
-    finally:
-        sys.meta_path.remove(nothing)
-        for name in [name for name in sys.modules if name.split(".")[0] in nothing.names]:
-            del sys.modules[name]
-    return peer
 
 
 def run(args: argparse.Namespace, seed: int) -> None:

@@ -9,6 +9,8 @@ from taut.layers import find_layers
 FACTS = {
     "digits-cnn": (75_114, 1, 8, 6),
     "fashion-cnn": (375_018, 1, 28, 7),
+    "digits-resnet": (1_228_394, 1, 8, 13),
+    "fashion-resnet": (1_228_394, 1, 28, 13),
     "lenet-300-100": (266_610, 1, 28, 3),
     "lenet-5-caffe": (431_080, 1, 28, 4),
     "resnet-20": (272_474, 3, 32, 22),

@@ -22,6 +22,8 @@ def build(name: str, seed: int = 0) -> nn.Module:
     ======================  ============  =========  ==========================================================
     ``digits-cnn``          1 x 8 x 8     75,114     the demo's: batch norm and one residual join
     ``fashion-cnn``         1 x 28 x 28   375,018    the same family, one step down more and a hidden layer
+    ``digits-resnet``       1 x 8 x 8     1,228,394  He et al., 2016, ten layers, a million parameters
+    ``fashion-resnet``      1 x 28 x 28   1,228,394  the same, with pooling after the stem
     ``lenet-300-100``       1 x 28 x 28   266,610    LeCun et al., 1998
     ``lenet-5-caffe``       1 x 28 x 28   431,080    Caffe's LeNet-5, with a ReLU after each convolution
     ``resnet-20``           3 x 32 x 32   272,474    He et al., 2016, section 4.2, projection shortcuts (B)
@@ -121,6 +123,23 @@ def fashion_cnn() -> nn.Sequential:
     )
 
 
+def _resnet_10(**before: nn.Module) -> nn.Sequential:
+    """Four residual blocks, 32 to 256 wide, the last three at half the size each."""
+    blocks = [Residual(32, 32), *(Residual(width, 2 * width, stride=2) for width in (32, 64, 128))]
+    named = {f"block{i}": block for i, block in enumerate(blocks, 1)}
+    return _named(**before, **named, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1), out=nn.Linear(256, 10))
+
+
+def digits_resnet() -> nn.Sequential:
+    """For 8x8 images: a stem and four residual blocks, 32 to 256 wide."""
+    return _resnet_10(stem=ConvNorm(1, 32))
+
+
+def fashion_resnet() -> nn.Sequential:
+    """For 28x28 images: as :func:`digits_resnet`, with pooling after the stem."""
+    return _resnet_10(stem=ConvNorm(1, 32), shrink=nn.MaxPool2d(2))
+
+
 def lenet_300_100() -> nn.Sequential:
     """Two hidden layers of 300 and 100."""
     return _named(
@@ -200,6 +219,8 @@ BINARY = "binary*"
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "digits-cnn": digits_cnn,
     "fashion-cnn": fashion_cnn,
+    "digits-resnet": digits_resnet,
+    "fashion-resnet": fashion_resnet,
     "lenet-300-100": lenet_300_100,
     "lenet-5-caffe": lenet_5_caffe,
     "resnet-20": resnet_20,

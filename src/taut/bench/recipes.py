@@ -30,6 +30,8 @@ _COLOUR = {"batch_size": 128, "augment": "flip-crop", "optimizer": "sgd", "epoch
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("digits-cnn", "digits"): {**_GREY, "epochs": 30, "batch_size": 64, "lr": 4e-3, "schedule": "onecycle"},
     ("fashion-cnn", "fashion-mnist"): {**_GREY, "epochs": 8, "lr": 3e-3, "schedule": "onecycle"},
+    ("digits-resnet", "digits"): {**_GREY, "epochs": 60, "batch_size": 64, "lr": 2e-3, "schedule": "onecycle"},
+    ("fashion-resnet", "fashion-mnist"): {**_GREY, "epochs": 15, "lr": 2e-3, "schedule": "onecycle"},
     ("lenet-300-100", "mnist"): {**_GREY, "epochs": 100},
     ("lenet-5-caffe", "mnist"): {**_GREY, "epochs": 30},
     # as study train-taut trains it
