@@ -6,12 +6,12 @@
 
 Each way codes the committed baseline (``benchmarks/baselines``) at every one of its settings. ``rounded``: uniform grids, a step
 relative to each layer's deviation, with taut's coder. ``rate-aware``: ``RateQuantize(price, by="loss")``, one price for all
-layers; ``rate-aware, alone``: the same without making up for errors. Both read 4,096 training images, no labels. ``nncodec``: the
-codec of the neural network coding standard (ISO/IEC 15938-17) with its defaults (dependent quantization, DeepCABAC) at every
-``qp``. One record a setting, in ``benchmarks/results/no-training.jsonl``: the length of the whole file, loss and accuracy on
-validation data, accuracy on test data (nothing is chosen by it), the seconds to look at the images, to quantize and encode,
-and to decode all tensors. A setting whose record is there is not run again. ``--table`` prints the smallest file of each way
-within drops of validation accuracy.
+layers; ``rate-aware, alone``: the same without making up for errors. Both read 4,096 training images, or 512 texts, no labels.
+``nncodec``: the codec of the neural network coding standard (ISO/IEC 15938-17) with its defaults (dependent quantization,
+DeepCABAC) at every ``qp``. One record a setting, in ``benchmarks/results/no-training.jsonl``: the length of the whole file, loss
+and accuracy on validation data, accuracy on test data (nothing is chosen by it), the seconds to look at the data, to quantize
+and encode, and to decode all tensors. A setting whose record is there is not run again. ``--table`` prints the smallest file of
+each way within drops of validation accuracy.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torch import nn
 
 import taut
 from taut.bench.data import Batches, Splits, load
-from taut.bench.recipes import evaluate
+from taut.bench.recipes import RECIPES, evaluate
 from taut.budget.finish import finish
 from taut.budget.loss_model import LossModel, fit
 from taut.budget.trial import put_all
@@ -41,7 +41,8 @@ from taut.records import append_record, read_records
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "no-training.jsonl"
-IMAGES = 4096
+IMAGES, TEXTS = 4096, 512
+"""Examples that ways with data look at; a text is 128 characters long."""
 PRICES = tuple(1e-12 * 2**i for i in range(12))
 SETTINGS: dict[str, tuple[float, ...]] = {
     "rounded": (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75),
@@ -59,7 +60,8 @@ class Coder:
 
     def __init__(self, network: nn.Module, splits: Splits) -> None:
         self.network = network
-        self.data = [x for x, _ in islice(Batches(splits.train, 128, seed=0), IMAGES // 128)]
+        self.examples = IMAGES if splits.train.y.dim() == 1 else TEXTS
+        self.data = [x for x, _ in islice(Batches(splits.train, 128, seed=0), self.examples // 128)]
 
     def code(self, way: str, setting: float) -> Decoded:
         """The baseline by one way at one setting, read back."""
@@ -69,7 +71,7 @@ class Coder:
         start = perf_counter()
         model = LossModel({})
         if way != "rounded":
-            model = fit(self.network, self.data, Objective(), inputs=way == "rate-aware", samples=IMAGES)
+            model = fit(self.network, self.data, Objective(), inputs=way == "rate-aware", samples=self.examples)
         looked = perf_counter()
         layers = find_layers(self.network)
         coded = put_all(self.network, {n: _method(way, setting, layer.weight) for n, layer in layers.items()}, model)
@@ -146,8 +148,8 @@ def _records(out: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", nargs="?", choices=["lenet-300-100", "lenet-5-caffe", "resnet-20", "vgg-small"])
-    parser.add_argument("dataset", nargs="?", choices=["mnist", "cifar-10"])
+    parser.add_argument("network", nargs="?", choices=sorted({network for network, _ in RECIPES}))
+    parser.add_argument("dataset", nargs="?", choices=sorted({dataset for _, dataset in RECIPES}))
     parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the baselines")
     parser.add_argument("--ways", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="WAY")

@@ -4,10 +4,12 @@ import struct
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from taut.bench import data
 from taut.bench.data import Batches, load
 from taut.bench.formats import read_cifar, read_idx, read_svhn
+from taut.bench.recipes import answers, evaluate, train
 from taut.errors import TautError
 
 
@@ -215,3 +217,36 @@ def test_bad_batches_are_one_clear_error(options, says):
         Batches(load("digits").val, **options)
     with pytest.raises(TautError, match="at least 1"):
         Batches(load("digits").val.take(0), 8)
+
+
+# -- text ------------------------------------------------------------------------------------------------------------------
+
+
+def test_text_has_whole_files_in_one_part_and_each_answer_is_the_next_character(tmp_path):
+    for i in range(40):
+        (tmp_path / f"m{i:02d}.py").write_text(chr(33 + i) * 300)
+    splits = load("python-source", tmp_path)
+    for part, files in (("test", {0, 20}), ("val", {10, 30}), ("train", set(range(40)) - {0, 10, 20, 30})):
+        split = getattr(splits, part)
+        assert set((split.x.unique() - 2).tolist()) == files
+        assert split.x.shape == split.y.shape == (300 * len(files) // 128 - (300 * len(files) % 128 == 0), 128)
+        text = torch.cat([split.x.flatten(), split.y[-1, -1:]])
+        assert torch.equal(text[1:], split.y.flatten())
+    assert splits.classes == 97 and splits.example_input.dtype == torch.int64
+
+
+def test_too_little_text_is_one_clear_error(tmp_path):
+    (tmp_path / "only.py").write_text("x = 1")
+    with pytest.raises(TautError, match="holds 1 modules"):
+        load("python-source", tmp_path)
+
+
+def test_a_language_model_learns_and_is_judged_by_the_character(tmp_path):
+    for i in range(12):
+        (tmp_path / f"m{i:02d}.py").write_text("for i in range(10): print(i)\n" * 60)
+    splits = load("python-source", tmp_path)
+    model = nn.Sequential(nn.Embedding(97, 32), nn.Linear(32, 97))
+    train(model, splits, epochs=20, batch_size=8, lr=0.05, threads=1)
+    loss, right = answers(model, splits.val)
+    assert len(right) == splits.val.y.numel() and right.mean() > 0.6 and loss < 1
+    assert evaluate(model, splits.val) == (loss, right.mean())

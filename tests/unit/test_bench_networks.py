@@ -20,10 +20,10 @@ FACTS = {
 
 
 def test_every_network_is_in_the_table():
-    assert set(FACTS) == set(NETWORKS)
+    assert {*FACTS, "char-transformer"} == set(NETWORKS)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FACTS)
 def test_network_has_its_parameters_layers_and_shapes(name):
     parameters, channels, size, layers = FACTS[name]
     model = build(name).eval()
@@ -35,6 +35,20 @@ def test_network_has_its_parameters_layers_and_shapes(name):
     assert torch.allclose(model(x)[1:2], model(x[1:2]), atol=1e-5)
     # what the documentation says is what there is
     assert f"{parameters:,}" in build.__doc__
+
+
+def test_the_language_model_looks_at_what_came_before_alone():
+    model = build("char-transformer").eval()
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in build.__doc__
+    x = torch.randint(0, 97, (2, 40))
+    changed = x.clone()
+    changed[:, 25:] = 0
+    now, then = model(x), model(changed)
+    assert now.shape == (2, 40, 97)
+    assert torch.allclose(now[:, :25], then[:, :25], atol=1e-6)
+    assert not torch.allclose(now[:, 25:], then[:, 25:], atol=1e-2)
+    # where a character is counts too
+    assert not torch.allclose(model(x[:, 1:])[:, 0], now[:, 1], atol=1e-2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

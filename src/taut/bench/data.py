@@ -1,67 +1,34 @@
-"""Data sets of the demo and the benchmarks as tensors in three parts, and batches of them.
+"""Data sets of the demo and the benchmarks as tensors in three parts.
 
-The search for a small network fine-tunes on ``train``, chooses on ``val`` and never sees ``test``. Every part is normalised
-with the mean and the deviation of the training part, channel by channel.
+The search for a small network fine-tunes on ``train``, chooses on ``val`` and never sees ``test``. Every part of images is
+normalised with the mean and the deviation of the training part, channel by channel.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from taut.bench.augment import augmentation
 from taut.bench.formats import read_cifar, read_idx, read_svhn
+from taut.bench.splits import Batches, Split, Splits
+from taut.bench.text import python_source
 from taut.errors import ExtraError, TautError
 
 Arrays = tuple[np.ndarray, np.ndarray]
+TEXT = "python-source"
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-@dataclass(frozen=True)
-class Split:
-    """One part of a data set: ``x`` float32 ``(n, channels, height, width)``, normalised; ``y`` int64 ``(n,)``.
-
-    ``black`` is the normalised value of a zero pixel, one a channel ``(channels, 1, 1)``: what augmentation fills with.
-    """
-
-    x: Tensor
-    y: Tensor
-    black: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, count: int) -> "Split":
-        """The first ``count`` examples (the order is already random)."""
-        return Split(self.x[:count], self.y[:count], self.black)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """A data set: ``train``, ``val`` and ``test``, and the number of classes."""
-
-    name: str
-    train: Split
-    val: Split
-    test: Split
-    classes: int = 10
-
-    @property
-    def example_input(self) -> Tensor:
-        """A batch of one image, from the training part."""
-        return self.train.x[:1]
-
-
 def load(name: str, data_dir: str | Path | None = None, seed: int = 0) -> Splits:
-    """The data set called ``name``: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar-10`` or ``svhn``.
+    """The data set called ``name``: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar-10``, ``svhn`` or ``python-source``.
 
     ``data_dir`` is the folder of the files in their original layout, or its parent. ``digits`` comes with scikit-learn and
     needs none; ``fashion-mnist`` is found where Debian's package ``dataset-fashion-mnist`` puts it. The official test
     images are ``test``; ``val`` is drawn from the rest, class by class, by ``seed`` alone (10,000 images; digits has no
-    official split: 1,100 / 297 / 400).
+    official split: 1,100 / 297 / 400). ``python-source`` is text that is there wherever Python is
+    (:func:`taut.bench.text.python_source`).
 
     Raises:
         TautError: an unknown name, files that are missing (the message says how to get them) or broken, or the extra ``bench`` is
@@ -72,8 +39,10 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 0) -> Splits
         >>> len(splits.train), len(splits.val), len(splits.test), splits.example_input.shape
         (1100, 297, 400, torch.Size([1, 1, 8, 8]))
     """
+    if name == TEXT:
+        return python_source(None if data_dir is None else Path(data_dir))
     if name not in SOURCES:
-        raise TautError(f"unknown data set {name!r}; choose one of {', '.join(SOURCES)}")
+        raise TautError(f"unknown data set {name!r}; choose one of {', '.join(SOURCES)}, {TEXT}")
     rest, test = SOURCES[name](None if data_dir is None else Path(data_dir))
     order = np.random.default_rng(seed)
     if test is None:
@@ -175,43 +144,4 @@ SOURCES: dict[str, Callable[[Path | None], tuple[Arrays, Arrays | None]]] = {
     "svhn": _svhn,
 }
 
-
-class Batches:
-    """Batches ``(x, y)`` of a split, over and over: each pass is one epoch.
-
-    Each epoch has its own order and augmentation, drawn from ``seed`` and the epoch's number alone. ``epoch`` is the number
-    of the next pass: set it to go on where an interrupted run stopped. ``augment`` is None, ``"shift1"`` or ``"shift2"``
-    (up to 1 or 2 pixels each way, every image by its own amount) or ``"flip-crop"`` (mirrored half of the time, shifted by
-    up to 4 pixels).
-
-    Raises:
-        TautError: an empty split, a batch size below 1, or an unknown augmentation.
-
-    Example:
-        >>> batches = Batches(load("digits").train, 100, augment="shift1")
-        >>> len(batches), next(iter(batches))[0].shape
-        (11, torch.Size([100, 1, 8, 8]))
-    """
-
-    def __init__(self, split: Split, batch_size: int, shuffle: bool = True, seed: int = 0, augment: str | None = None) -> None:
-        if batch_size < 1 or not len(split):
-            raise TautError(f"batches of {batch_size} from {len(split)} examples: both must be at least 1")
-        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
-        self.augment = augmentation(augment)
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass the one numbered ``epoch``: fine-tuning calls this, so that a resumed run sees the same batches."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # a prime keeps the epochs of neighbouring seeds apart
-        random = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        self.epoch += 1
-        order = torch.randperm(len(self.split), generator=random) if self.shuffle else torch.arange(len(self.split))
-        for at in order.split(self.batch_size):
-            x = self.split.x[at]
-            yield (self.augment(x, self.split.black, random) if self.augment else x), self.split.y[at]
+__all__ = ["SOURCES", "Batches", "Split", "Splits", "load"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from taut.bench.transformer import char_transformer
 from taut.binary import Sign
 from taut.errors import TautError
 
@@ -29,6 +30,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
     ``resnet-20``           3 x 32 x 32   272,474    He et al., 2016, section 4.2, projection shortcuts (B)
     ``vgg-small``           3 x 32 x 32   1,756,842  Simonyan and Zisserman, 2015, eight convolutions, batch norm
     ``bnn-small``           3 x 32 x 32   964,170    Hubara et al., 2016, binary activations; see :data:`BINARY`
+    ``char-transformer``    128           1,841,761  Radford et al., 2019, four blocks of width 192
     ======================  ============  =========  ==========================================================
 
     Raises:
@@ -226,4 +228,5 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet-20": resnet_20,
     "vgg-small": vgg_small,
     "bnn-small": bnn_small,
+    "char-transformer": char_transformer,
 }

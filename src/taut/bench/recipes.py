@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -37,9 +37,12 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     # as study train-taut trains it
     ("resnet-20", "cifar-10"): {**_COLOUR, "lr": 0.1, "weight_decay": 1e-4},
     ("vgg-small", "cifar-10"): {**_COLOUR, "lr": 0.05, "weight_decay": 5e-4},
+    ("char-transformer", "python-source"): {
+        "batch_size": 32, "lr": 2e-3, "weight_decay": 0.05, "epochs": 3, "schedule": "onecycle",
+    },
     # as it is, of binary activations only; wrapped (networks.BINARY), of binary weights too: no decay, which moves no sign
     ("bnn-small", "cifar-10"): {**_COLOUR, "optimizer": "adam", "lr": 2e-3},
-}
+}  # fmt: skip
 
 
 def train(
@@ -143,7 +146,7 @@ def _epoch(
     total = torch.zeros(())
     for i, (x, y) in enumerate(batches):
         stepper.zero_grad()
-        loss = cross_entropy(model(x if side is None else middle(x, side)), y)
+        loss = cross_entropy(_answers(model(x if side is None else middle(x, side))), y.flatten())
         (loss if penalty is None else loss + penalty(i / len(batches))).backward()
         stepper.step()
         scheduler.step()
@@ -185,18 +188,26 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @torch.no_grad()
 def answers(model: nn.Module, split: Split, batch_size: int = 128) -> tuple[float, np.ndarray]:
-    """The mean cross-entropy on ``split`` and, for each example, whether the arg max is its class (boolean ``(n,)``)."""
+    """The mean cross-entropy on ``split`` and, for each example, whether the arg max is its class (boolean ``(n,)``).
+
+    Of text each character is one.
+    """
     training = model.training
     model.eval()
     loss, right = 0.0, []
     try:
         for x, y in Batches(split, batch_size, shuffle=False):
-            logits = model(x)
-            loss += float(cross_entropy(logits, y, reduction="sum"))
-            right.append(logits.argmax(1) == y)
+            logits = _answers(model(x))
+            loss += float(cross_entropy(logits, y.flatten(), reduction="sum"))
+            right.append(logits.argmax(1) == y.flatten())
     finally:
         model.train(training)
-    return loss / len(split), torch.cat(right).numpy()
+    return loss / split.y.numel(), torch.cat(right).numpy()
+
+
+def _answers(logits: Tensor) -> Tensor:
+    """``(n, classes)``, or ``(n, length, classes)`` of text, as one row an answer."""
+    return logits.flatten(0, -2)
 
 
 def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
