@@ -30,8 +30,9 @@ from first_path import hidden
 from taut.bench.data import Batches, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, evaluate
-from taut.budget import Budget, Recovery, compress
+from taut.budget import Budget, Gradual, Recovery, compress
 from taut.budget.recover import recover
+from taut.budget.run import Method
 from taut.curve import Point
 from taut.deliver import deliver
 from taut.objective import Objective
@@ -44,6 +45,8 @@ RECOVERY = {
     "resnet-20": Recovery(epochs=6, lr=1e-3, first=0.1),
     "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
 }
+METHODS: dict[str, list[Method]] = {"default": [], "gradual": [Gradual()]}
+"""What the search tries: :func:`taut.budget.compress.default_methods`, or weights removed little by little in a long training."""
 MINUTES = {"lenet-300-100": 15, "lenet-5-caffe": 15, "resnet-20": 60, "vgg-small": 60}
 
 
@@ -87,7 +90,7 @@ class Study:
                 result, folder, build(args.network), self.val, test=self.test, command=command, labels=self.labels
             )  # fmt: skip
             chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
-        setting = {**aim, "minutes": args.minutes, "recovery": str(self.how), "reference": self.start}
+        setting = {**aim, "methods": args.method, "minutes": args.minutes, "recovery": str(self.how), "reference": self.start}
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"], "compress_seconds": seconds}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
         print(done.summary["ratio"], done.summary["test"], flush=True)
@@ -117,6 +120,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
     parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
     parser.add_argument("--minutes", type=float, help="time limit of each search")
+    parser.add_argument("--method", choices=list(METHODS), default="default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
     parser.add_argument("--out", type=Path, default=results)
