@@ -14,6 +14,7 @@ from taut.budget.budget import Budget
 from taut.budget.finish import finish_by
 from taut.budget.loss_model import LossModel
 from taut.budget.recover import Penalty, Project, Recovery, Watch, recover
+from taut.budget.silence import silence
 from taut.compressors.base import Code, Compressor
 from taut.layers import Alias, codes, evaluating, find_layers, put
 from taut.measure import Evaluation, evaluate, reestimate_batchnorm
@@ -127,9 +128,12 @@ def ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None, 
 
 
 def settle(setup: Setup, coded: nn.Module) -> nn.Module:
-    """A coded network as it ships: batch norms re-estimated, vectors on as few bits as the losses of some examples allow."""
+    """A coded network as it ships: batch norms re-estimated, vectors on as few bits as the losses of some examples allow, and
+    without entries that do nothing.
+    """
     if setup.train is not None:
         reestimate_batchnorm(coded, setup.train)
+    coded = silence(coded, setup.val if setup.train is None else setup.train, setup.objective)
     batch = next(iter(setup.val))
 
     def losses(model: nn.Module) -> Tensor:
