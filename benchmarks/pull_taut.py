@@ -15,7 +15,8 @@ leaves a record without bytes.
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,8 +37,32 @@ from taut.measure import ledger
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "pull-taut.jsonl"
-EPOCHS = {"lenet-300-100": (30, 2e-3), "lenet-5-caffe": (12, 2e-3), "resnet-20": (6, 1e-3), "vgg-small": (4, 1e-3)}
-"""Of every way, and the learning rate: the larger networks cost hours."""
+
+
+EVERYTHING = {name: tuple(range(len(way.settings))) for name, way in WAYS.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the study runs on a network: ``epochs`` of every way, passes over one of ``parts`` parts of the training data each, at
+    the learning rate ``lr``; ``ways`` and the places of their settings, all of them by default.
+    """
+
+    epochs: int
+    lr: float
+    parts: int = 1
+    ways: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: EVERYTHING)
+
+
+# the larger networks cost hours: fewer ways and settings, and shorter passes, so that a steering has as many measured steps
+PLANS = {
+    "lenet-300-100": Plan(20, 2e-3),
+    "lenet-5-caffe": Plan(12, 2e-3, 2, dict.fromkeys(("steering", "k-means", "k-means by curvature"), (1, 3, 4, 5)) | {
+        "entropy codebook": (1, 3, 5), "deep compression": (1, 3, 5), "learning-compression": (1, 3),
+    }),
+    "resnet-20": Plan(16, 1e-3, 4, dict.fromkeys(("steering", "k-means", "k-means by curvature"), (1, 3))),
+    "vgg-small": Plan(16, 1e-3, 4, dict.fromkeys(("steering", "k-means"), (1, 3))),
+}  # fmt: skip
 SLICE = ("steering", "k-means")
 
 STEP = ("distance", "predicted", "measured", "error", "kept", "coded")
@@ -46,16 +71,16 @@ STEP = ("distance", "predicted", "measured", "error", "kept", "coded")
 Record = dict[str, Any]
 
 
-def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: int, lr: float) -> list[Record]:
+def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: int, lr: float, parts: int = 1) -> list[Record]:
     """Compress the baseline of one seed by one way at its ``rank``-th setting, and measure: the record."""
     torch.set_num_threads(1)
     splits, setting = load(dataset, os.environ.get(DATA) or None), WAYS[way].settings[rank]
     start = perf_counter()
-    task = Task(trained(network, dataset, seed), build(network, seed), splits, RECIPES[network, dataset], epochs, lr, seed)
+    task = Task(trained(network, dataset, seed), build(network, seed), splits, RECIPES[network, dataset], epochs, lr, seed, parts)
     shared = {
         "network": network, "dataset": dataset, "training": "plain", "method": way, "seed": seed, "version": VERSION,
         "machine": machine(), "torch": torch.__version__, "baseline": measured(task.network, splits),
-        "setting": {"way": way, "value": setting, "epochs": epochs, "lr": lr},
+        "setting": {"way": way, "value": setting, "epochs": epochs / parts, "parts": parts, "lr": lr},
     }  # fmt: skip
     model = WAYS[way].make(task, setting)
     shared["compress_seconds"] = perf_counter() - start
@@ -81,13 +106,13 @@ def measured(model: nn.Module, splits: Splits) -> Record:
 
 def specs(network: str, dataset: str, seeds: Iterable[int], ways: Iterable[str], short: bool) -> Iterable[dict[str, Any]]:
     """The sweeps of the study: one a seed, a grid a way, since each way has its own settings."""
-    epochs, lr = EPOCHS[network]
-    fixed = {"network": network, "dataset": dataset, "epochs": 20 if short else epochs, "lr": lr}
+    plan = PLANS[network]
+    fixed = {"network": network, "dataset": dataset, "epochs": plan.epochs, "lr": plan.lr, "parts": plan.parts}
     for seed in seeds:
         grids = [
-            {"way": [way], "rank": [1, 3] if short else list(range(len(WAYS[way].settings))), "seed": [seed]}
-            for way in (SLICE if short else ways)
-        ]
+            {"way": [way], "rank": [1, 3] if short else list(plan.ways[way]), "seed": [seed]}
+            for way in (SLICE if short else ways) if way in plan.ways
+        ]  # fmt: skip
         yield {"study": "pull-taut", "run": "pull_taut:point", "grid": grids, "fixed": fixed}
 
 
@@ -102,13 +127,13 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=sorted(EPOCHS))
+    parser.add_argument("network", choices=sorted(PLANS))
     parser.add_argument("dataset", choices=["mnist", "cifar-10"])
     parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the baselines")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--slice", action="store_true", help="two ways, two settings, few epochs")
+    parser.add_argument("--slice", action="store_true", help="two ways, two settings")
     parser.add_argument("--keep", type=Path, help="leave the files of the networks in this folder")
     parser.add_argument("--out", type=Path, help="instead of the committed results")
     return parser.parse_args()

@@ -5,16 +5,17 @@ same number of epochs in all, with the same loss (labels and the original networ
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import Any
 
 from torch import Tensor, nn
 
 from taut import apply
-from taut.bench.data import Batches, Splits
+from taut.bench.data import Batches, Split, Splits
 from taut.bench.recipes import train
 from taut.budget import Budget, Recovery
 from taut.budget.finish import finish
@@ -40,12 +41,31 @@ from taut.train import ProxOptimizer
 DROPS = (0.0, 0.005, 0.02)
 """What a steering may lose of the validation accuracy: the first of them at which it arrives."""
 FINISH = 4
-"""Of the epochs, those that train what the codes leave free."""
+"""Of a steering's passes over the data, those that train what the codes leave free."""
+
+
+class Passes(Batches):
+    """Each pass is over one of ``parts`` parts of an epoch, the next one every time."""
+
+    def __init__(self, split: Split, parts: int, batch_size: int, seed: int, augment: str | None) -> None:
+        super().__init__(split, batch_size, seed=seed, augment=augment)
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return -(-super().__len__() // self.parts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        now, size = self.epoch, len(self)
+        self.epoch = now // self.parts  # the same order for all parts of an epoch
+        part = now % self.parts
+        yield from islice(super().__iter__(), part * size, (part + 1) * size)
+        self.epoch = now + 1
 
 
 @dataclass
 class Task:
-    """A trained network, the data, and what each way may spend: ``epochs`` in all, at the learning rate ``lr``.
+    """A trained network, the data, and what each way may spend: ``epochs`` passes in all, each over one of ``parts`` parts of the
+    training data, at the learning rate ``lr``.
 
     ``fresh``: the untrained network; ``recipe``: how the trained one was trained. ``log``: the last steering's measured steps.
     """
@@ -57,12 +77,13 @@ class Task:
     epochs: int
     lr: float
     seed: int
+    parts: int = 1
     log: list[SteerStep] = field(default_factory=list)
     allowed: float | None = None
 
     def __post_init__(self) -> None:
         size, augment = self.recipe["batch_size"], self.recipe["augment"]
-        self.train = Batches(self.splits.train, size, seed=self.seed, augment=augment)
+        self.train = Passes(self.splits.train, self.parts, size, self.seed, augment)
         self.val = Batches(self.splits.val, 1000, shuffle=False)
 
     def tune(self, model: nn.Module, epochs: int, **more: Any) -> nn.Module:
@@ -132,8 +153,8 @@ def learned(task: Task, setting: Any) -> Found:
         return kept[0]
 
     train(
-        model, task.splits, epochs=early, batch_size=task.recipe["batch_size"], augment=task.recipe["augment"], lr=task.lr,
-        seed=task.seed, around=around,
+        model, task.splits, epochs=early // task.parts, batch_size=task.recipe["batch_size"], augment=task.recipe["augment"],
+        lr=task.lr, seed=task.seed, around=around,
     )  # fmt: skip
     return task.tune(apply(model, settle(kept[0])), task.epochs - early)
 
@@ -144,7 +165,7 @@ def from_scratch(task: Task, setting: Any, make: Callable[[Any], Parametrization
     names = list(find_layers(model))
     chosen = names if make is hashed else names[:-1]
     training = wrap(model, dict.fromkeys(chosen, make(setting)))
-    recipe = task.recipe | {"epochs": task.recipe["epochs"] + task.epochs, "weight_decay": 0.0}
+    recipe = task.recipe | {"epochs": task.recipe["epochs"] + task.epochs // task.parts, "weight_decay": 0.0}
     train(model, task.splits, seed=task.seed, **recipe)
     return training.finalize().eval()
 

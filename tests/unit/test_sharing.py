@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from taut.bench.data import load
+from taut.bench.data import Batches, load
 from taut.bench.networks import build
 from taut.bench.recipes import evaluate, train
 from taut.layers import find_layers
@@ -63,3 +63,17 @@ def test_a_steering_says_what_it_was_allowed_and_measured(scripts, digits, monke
     assert record["bytes"] == (tmp_path / record["file"]).stat().st_size < record["baseline"]["bytes"] / 4
     lost = record["baseline"]["metric_val"] - record["metric_val"]
     assert lost <= record["setting"]["max_drop"] + 2 / len(digits[0].val)  # vectors are put on short grids after it
+
+
+def test_the_passes_over_the_parts_of_an_epoch_are_the_epoch(scripts):
+    from sharing import Passes
+
+    split = load("digits").train
+    whole, parts = Batches(split, 64, seed=3, augment="shift1"), Passes(split, 4, 64, 3, "shift1")
+    for _ in range(2):  # epochs
+        expected = [y for _, y in whole]
+        found = [[y for _, y in parts] for _ in range(4)]
+        assert torch.equal(torch.cat(expected), torch.cat([y for piece in found for y in piece]))
+        assert max(len(piece) for piece in found) == len(parts) == -(-len(whole) // 4)
+    parts.set_epoch(6)
+    assert torch.equal(next(iter(parts))[1], found[2][0])
