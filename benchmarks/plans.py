@@ -12,6 +12,7 @@ class Plan:
     ``pairs`` of ways and families, all of them by default; ``ranks``: which of a way's strengths are tried, all if not named;
     ``strengths``: a way's own, where not those that it has everywhere; ``decay``: the least weight decay, of every way;
     ``sizes``: of the part of the images that is shown (``taut.bench.recipes.train``).
+    ``choosing``: how many images of the validation data say how a level is met, all by default.
     ``schemes``: the matricisations of convolutions that low rank tries, ``matrix``: the one whose rank is penalised.
     """
 
@@ -27,6 +28,7 @@ class Plan:
     decay: float = 0.0
     augment: str = "shift1"
     sizes: Mapping[float, int] | None = None
+    choosing: int | None = None
     schemes: tuple[int, ...] = (1,)
     matrix: str = "matrix"
 
@@ -45,7 +47,7 @@ PLANS = {
     ),
     "resnet-20": Plan(
         20, 1, (1.5, 2, 2.8, 4), "macs", seeds=(0,), lr=0.1, decay=1e-4, augment="flip-crop", schemes=(1, 2),
-        matrix="matrix2", sizes={0: 24, 0.75: 32},
+        matrix="matrix2", sizes={0: 24, 0.75: 32}, choosing=2500,
         strengths={"nuclear": (7e-6,), "nuclear + sparse group": (7e-6,), "trained rank pruning": (0.97,)},
         pairs=dict.fromkeys(("plain", "nuclear + sparse group", "trained rank pruning", "nuclear"), ("low-rank",)),
     ),

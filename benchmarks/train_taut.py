@@ -78,7 +78,7 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     records = [shared | alone | {"method": "as trained", "setting": {**knobs, "level": 1, "tuned": 0}}]
     for family in plan.pairs[way]:
         for level in [strength] if family == "hashed" else plan.levels:
-            found = best(FAMILIES[family](trained, level), trained)
+            found = best(FAMILIES[family](trained, level), trained, plan.choosing)
             if found is None:
                 continue  # no network of this family is so small
             how, small = found
@@ -97,12 +97,12 @@ def point(network: str, dataset: str, way: str, rank: int, seed: int, epochs: in
     return records
 
 
-def best(candidates: Candidates, trained: Trained) -> tuple[str, nn.Module] | None:
+def best(candidates: Candidates, trained: Trained, images: int | None = None) -> tuple[str, nn.Module] | None:
     """The candidate with the lowest validation loss, its batch norms' statistics taken anew."""
-    scored = []
+    scored, val = [], trained.splits.val if images is None else trained.splits.val.take(images)
     for how, model in candidates:
         reestimate_batchnorm(model, trained.calibration)
-        scored.append((evaluate(model, trained.splits.val)[0], how, model))
+        scored.append((evaluate(model, val)[0], how, model))
     return min(scored, key=lambda item: item[:2])[1:] if scored else None
 
 

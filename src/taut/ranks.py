@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from taut.compressors.tucker import Tucker
 from taut.errors import BudgetError, TautError
 from taut.fewer_inputs import narrow_choices
 from taut.fronts import Option, allocate, convex_front
-from taut.layers import Layer, find_layers, replaceable, select
+from taut.layers import Layer, find_layers, put, replaceable, select
 from taut.measure import ledger
 from taut.numeric.truncation import nice_ranks
 from taut.sensitivity import Sensitivity, matrix_of, rank_of
@@ -79,10 +80,9 @@ def ranks_by_budget(
 
     The budget is that of the whole network as :class:`~taut.cost.Ledger` counts it, layers that stay dense included. The sum of
     the layers' losses is minimised by exchange on their convex fronts, the optimum of the Lagrangian (Shoham and Gersho 1988),
-    and what the last exchange saved too much is spent again. MACs and milliseconds need an ``example_input``; the MACs of a
-    scheme 2 convolution with a stride are counted at its outputs, a little low. Milliseconds are those of the layers alone, one
-    after the other, each at a rank timed on the runtime that ships; ``times`` is the table to use (``times.total(model)``: the
-    network as it is). With ``Sensitivity("activation", data,
+    and what the last exchange saved too much is spent again. MACs and milliseconds need an ``example_input``. Milliseconds are
+    those of the layers alone, one after the other, each at a rank timed on the runtime that ships; ``times`` is the table to use
+    (``times.total(model)``: the network as it is). With ``Sensitivity("activation", data,
     inputs=True)`` linear layers may also read fewer inputs: high ratios need it. A budget that rank 1 everywhere exceeds is a
     :class:`~taut.errors.BudgetError` that says what the least is.
 
@@ -129,12 +129,26 @@ def _price(model: nn.Module, found: dict[str, Layer], unit: str, scheme: int, ti
 
         return time, total
 
+    thin = _at_rank_one(model, found, scheme, times.example) if unit == "macs" else {}
+
     def count(name: str, rank: int | None) -> float:
         m, n = matrix_of(found[name], scheme).shape
-        uses = 1.0 if unit == "params" else float(found[name].uses or 0)
-        return uses * (m * n if rank is None else rank * (m + n))
+        if unit == "macs":
+            return found[name].macs if rank is None else rank * thin[name]
+        return m * n if rank is None else rank * (m + n)
 
     return count, float(ledger(model, times.example).totals()[unit])
+
+
+def _at_rank_one(model: nn.Module, found: dict[str, Layer], scheme: int, example: Any) -> dict[str, float]:
+    """The MACs of each layer at rank 1, counted in a network that has it: the first of two factors of a convolution that strides
+    runs at more positions than there are outputs.
+    """
+    thin = copy.deepcopy(model)
+    for layer in found.values():
+        put(thin, layer, LowRankCode.blank(layer.weight.shape, 1, scheme))
+    macs = {row.name: row.macs for row in ledger(thin, example).rows}
+    return {name: macs[layer.path] for name, layer in found.items()}
 
 
 def factorize(model: nn.Module, example_input: Any, choose: Choose, data: Iterable | None = None) -> nn.Module:

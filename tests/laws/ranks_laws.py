@@ -43,6 +43,19 @@ def check_budget(share: Share, budget: float, unit: str, seed: int = 0) -> None:
         assert cost + uses * (m + n) > budget or (method.rank + 1) * (m + n) >= m * n, f"room for one more rank of {name}"
 
 
+def check_strides(share: Share, level: float, scheme: int) -> None:
+    """The multiply-adds of a network that strides, as they are counted in it, come up to the budget and no further."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.Conv2d(12, 24, 3, stride=(1, 2))
+    third, x = nn.Conv2d(24, 30, 5, stride=2, padding=2), torch.zeros(1, 3, 18, 17)
+    model = nn.Sequential(first, second, third, nn.Flatten(), nn.LazyLinear(10))
+    model(x)
+    budget = ledger(model, x).totals()["macs"] / level
+    plan = share(model, budget, Sensitivity("energy"), unit="macs", example_input=x, scheme=scheme)
+    cost = ledger(apply(model, plan, x), x).totals()["macs"]
+    assert 0.95 * budget < cost <= budget, f"{cost} MACs for a budget of {budget}"
+
+
 def check_near_best(share: Share, budget: float, seed: int) -> None:
     """The sum of the layers' lost shares of energy is within a quarter of the least of all combinations of ranks."""
     model = small(seed)

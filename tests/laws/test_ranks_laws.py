@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from laws.ranks_laws import INPUT, check_budget, check_energy, check_near_best, small
+from laws.ranks_laws import INPUT, check_budget, check_energy, check_near_best, check_strides, small
 from torch import nn
 
 from taut.apply import apply
@@ -29,6 +29,12 @@ def test_a_budget_of_parameters_is_met(budget):
 @pytest.mark.parametrize("budget", [1000, 2000, 3000])
 def test_a_budget_of_macs_is_met(budget):
     check_budget(ranks_by_budget, budget, "macs")
+
+
+@pytest.mark.parametrize("scheme", [1, 2])
+@pytest.mark.parametrize("level", [1.2, 2.0, 3.5])
+def test_a_budget_of_macs_is_met_where_convolutions_stride(level, scheme):
+    check_strides(ranks_by_budget, level, scheme)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,13 +5,14 @@ import dataclasses
 import pytest
 import torch
 from laws.factor_laws import check_carries_on, check_momentum, check_same_function
-from laws.ranks_laws import check_budget, check_energy, check_near_best
+from laws.ranks_laws import check_budget, check_energy, check_near_best, check_strides
 from laws.vbmf_laws import check_estimated_noise, check_known_noise, check_scale_and_turn
 
 from taut.compressors import LowRank
 from taut.factor import factor_layer
 from taut.numeric.vbmf import evbmf
 from taut.ranks import ranks_by_budget, ranks_by_energy
+from taut.sensitivity import matrix_of
 
 
 def forgets_the_biases(model, budget, sensitivity=None, **how):
@@ -48,6 +49,20 @@ def one_more(model, energy):
 def test_the_budget_law_sees(share):
     with pytest.raises(AssertionError):
         check_budget(share, 500, "params")
+
+
+def counts_at_the_outputs(model, found, scheme, example):
+    """The first factor of a convolution that strides has fewer positions than it runs at."""
+    return {name: layer.uses * sum(matrix_of(layer, scheme).shape) for name, layer in found.items()}
+
+
+def test_the_law_of_strides_sees(monkeypatch):
+    monkeypatch.setattr("taut.ranks._at_rank_one", counts_at_the_outputs)
+    check_strides(ranks_by_budget, 2.0, 1)  # where it is right
+    with pytest.raises(AssertionError):
+        check_strides(ranks_by_budget, 2.0, 2)
+    with pytest.raises(AssertionError):
+        check_strides(wastes, 2.0, 1)
 
 
 @pytest.mark.parametrize("share", [one_level, wastes])
