@@ -48,6 +48,25 @@ def check_only_moves(augment: Callable, by: int, mirrors: bool) -> None:
     assert len(seen) == len(distinct), "some moves never happen"
 
 
+def check_affine(augment: Callable, turn: float, scale: float, by: float) -> None:
+    """Of an image whose brightness is a plane, each image is the plane turned, scaled and moved, within the bounds, and all of the
+    bounds occurs. The middle of the image is looked at, where nothing comes in from outside.
+    """
+    size, count, random = 33, 400, torch.Generator().manual_seed(5)
+    row, column = torch.meshgrid(torch.arange(size) - 16.0, torch.arange(size) - 16.0, indexing="ij")
+    planes = torch.stack([row, column])[None].expand(count, -1, -1, -1).contiguous()  # two channels that move together
+    out = augment(planes, torch.zeros(2, 1, 1), random)[:, :, 12:21, 12:21].flatten(2).double()
+    known = torch.stack([row, column, torch.ones(size, size)])[:, 12:21, 12:21].flatten(1).T.double()
+    found = torch.linalg.lstsq(known.expand(count, -1, -1), out.transpose(1, 2)).solution  # of row, column and one: (count, 3, 2)
+    assert torch.allclose(known @ found, out.transpose(1, 2), atol=1e-3), "no affine map"
+    a, b, c, d = found[:, 0, 0], found[:, 1, 0], found[:, 0, 1], found[:, 1, 1]
+    assert torch.allclose(a, d, atol=1e-4) and torch.allclose(b, -c, atol=1e-4), "no turn and scale"
+    angle, scaled, moved = torch.atan2(b, a).rad2deg(), 1 / torch.hypot(a, b) - 1, found[:, 2].flatten()
+    for values, most in ((angle, turn), (scaled, scale), (moved, by)):
+        assert float(values.abs().max()) <= most * 1.001 + 1e-4
+        assert float(values.max()) > 0.9 * most and float(values.min()) < -0.9 * most
+
+
 def check_middle(middle: Middle, shape: tuple[int, int, int, int], side: int) -> None:
     """As many pixels, one by one, as there are, none nearer to one edge than to the other by more than one."""
     x = torch.arange(float(torch.Size(shape).numel())).reshape(shape)

@@ -1,5 +1,6 @@
 import pytest
-from laws.augment_laws import check_middle, check_move, check_only_moves
+import torch
+from laws.augment_laws import check_affine, check_middle, check_move, check_only_moves
 
 from taut.bench.augment import AUGMENTATIONS, middle, move
 
@@ -16,7 +17,18 @@ def test_augmentation_only_moves(name, by, mirrors):
 
 
 def test_every_augmentation_is_under_the_law():
-    assert set(AUGMENTATIONS) == {"shift1", "shift2", "flip-crop"}
+    assert set(AUGMENTATIONS) == {"shift1", "shift2", "flip-crop", "affine"}
+
+
+def test_affine_turns_scales_and_moves():
+    check_affine(AUGMENTATIONS["affine"], turn=10.0, scale=0.1, by=1.5)
+
+
+def test_what_comes_in_from_outside_is_the_fill():
+    x, fill = torch.full((50, 2, 9, 9), 5.0), torch.tensor([-1.0, 5.0]).reshape(2, 1, 1)
+    out = AUGMENTATIONS["affine"](x, fill, torch.Generator().manual_seed(0))
+    assert torch.allclose(out[:, 1], x[:, 1], atol=1e-5)
+    assert out[:, 0].amin() < 0 and out[:, 0, 3:6, 3:6].amin() > 4.99
 
 
 @pytest.mark.parametrize("side", [1, 4, 7, 9, 16, 40])

@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-from laws.augment_laws import check_middle, check_move, check_only_moves
+from laws.augment_laws import check_affine, check_middle, check_move, check_only_moves
 
-from taut.bench.augment import flip_crop, middle, move, shift
+from taut.bench.augment import affine, flip_crop, middle, move, shift
 
 
 def wraps_around(x, down, right, fill):
@@ -38,6 +38,22 @@ def test_broken_moves_are_caught(broken):
 def test_broken_augmentations_are_caught(broken, by, mirrors):
     with pytest.raises(AssertionError):
         check_only_moves(broken, by, mirrors)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        partial(affine, turn=5.0),
+        partial(affine, scale=0.2),
+        partial(affine, by=0.0),
+        lambda x, fill, random: affine(x, fill, random) ** 2,
+        lambda x, fill, random: affine(torch.cat([x[:, :1], 1.1 * x[:, 1:]], 1), fill, random),
+    ],
+    ids=["turns less", "scales more", "never moves", "bends", "stretches"],
+)
+def test_broken_turns_are_caught(broken):
+    with pytest.raises(AssertionError):
+        check_affine(broken, turn=10.0, scale=0.1, by=1.5)
 
 
 @pytest.mark.parametrize(

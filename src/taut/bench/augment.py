@@ -1,10 +1,12 @@
-"""Image augmentation for a whole batch at once: each image is moved, and perhaps mirrored, by its own random amount."""
+"""Image augmentation for a whole batch at once: each image is moved, and perhaps mirrored or turned, by a random amount."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from taut.errors import TautError
 
@@ -44,7 +46,29 @@ def flip_crop(x: Tensor, fill: Tensor, random: Generator) -> Tensor:
     return shift(torch.where(mirrored[:, None, None, None], x.flip(3), x), fill, random, by=4)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"shift1": partial(shift, by=1), "shift2": partial(shift, by=2), "flip-crop": flip_crop}
+def affine(x: Tensor, fill: Tensor, random: Generator, turn: float = 10.0, scale: float = 0.1, by: float = 1.5) -> Tensor:
+    """Each image turned about its middle by up to ``turn`` degrees, made larger or smaller by up to the part ``scale``, and moved by
+    up to ``by`` pixels along each axis, all evenly likely; bilinear between pixels.
+
+    Example:
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> still = affine(x, torch.zeros(1, 1, 1), torch.Generator(), turn=0, scale=0, by=0)
+        >>> torch.allclose(still, x, atol=1e-6)
+        True
+    """
+    angle, size, down, right = 2 * torch.rand(4, len(x), generator=random) - 1
+    angle, size, height, width = angle * math.pi * turn / 180, 1 + scale * size, x.shape[2], x.shape[3]
+    cos, sin = angle.cos() / size, angle.sin() / size  # from a place in the output to where it comes from
+    # coordinates run from -1 to 1 along either axis
+    rows = (cos, -sin * height / width, 2 * by * right / width), (sin * width / height, cos, 2 * by * down / height)
+    maps = torch.stack([torch.stack(row, 1) for row in rows], 1).to(x)
+    where = functional.affine_grid(maps, list(x.shape), align_corners=False)
+    return functional.grid_sample(x - fill, where, align_corners=False).add_(fill)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "shift1": partial(shift, by=1), "shift2": partial(shift, by=2), "flip-crop": flip_crop, "affine": affine,
+}  # fmt: skip
 
 
 def augmentation(name: str | None) -> Augmentation | None:
