@@ -49,8 +49,8 @@ def check_only_moves(augment: Callable, by: int, mirrors: bool) -> None:
 
 
 def check_affine(augment: Callable, turn: float, scale: float, by: float) -> None:
-    """Of an image whose brightness is a plane, each image is the plane turned, scaled and moved, within the bounds, and all of the
-    bounds occurs. The middle of the image is looked at, where nothing comes in from outside.
+    """Of an image whose brightness is a plane, each image is the plane turned, scaled and moved, within the bounds, and all that
+    they allow occurs. The middle of the image is looked at, where nothing comes in from outside.
     """
     size, count, random = 33, 400, torch.Generator().manual_seed(5)
     row, column = torch.meshgrid(torch.arange(size) - 16.0, torch.arange(size) - 16.0, indexing="ij")

@@ -47,8 +47,8 @@ def flip_crop(x: Tensor, fill: Tensor, random: Generator) -> Tensor:
 
 
 def affine(x: Tensor, fill: Tensor, random: Generator, turn: float = 10.0, scale: float = 0.1, by: float = 1.5) -> Tensor:
-    """Each image turned about its middle by up to ``turn`` degrees, made larger or smaller by up to the part ``scale``, and moved by
-    up to ``by`` pixels along each axis, all evenly likely; bilinear between pixels.
+    """Each image turned about its middle by up to ``turn`` degrees, made larger or smaller by up to the part ``scale``, and moved
+    by up to ``by`` pixels along each axis, all evenly likely; bilinear between pixels.
 
     Example:
         >>> x = torch.rand(2, 1, 8, 8)
