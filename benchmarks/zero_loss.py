@@ -27,6 +27,7 @@ import torch
 from baselines import trained
 from first_path import hidden
 
+from taut.bench.augment import AUGMENTATIONS
 from taut.bench.data import Batches, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, evaluate
@@ -57,7 +58,8 @@ class Study:
         torch.set_num_threads(args.threads)
         self.args, self.how = args, recovery[args.network]
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
-        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=recipe["augment"])
+        args.augment = args.augment or recipe["augment"]
+        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
         before = trained(args.network, args.dataset, args.seed)
@@ -90,7 +92,8 @@ class Study:
                 result, folder, build(args.network), self.val, test=self.test, command=command, labels=self.labels
             )  # fmt: skip
             chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
-        setting = {**aim, "methods": args.method, "minutes": args.minutes, "recovery": str(self.how), "reference": self.start}
+        setting = {**aim, "methods": args.method, "augment": args.augment, "minutes": args.minutes}
+        setting |= {"recovery": str(self.how), "reference": self.start}
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"], "compress_seconds": seconds}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
         print(done.summary["ratio"], done.summary["test"], flush=True)
@@ -121,6 +124,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
     parser.add_argument("--minutes", type=float, help="time limit of each search")
     parser.add_argument("--method", choices=list(METHODS), default="default")
+    parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's, if not the same")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
     parser.add_argument("--out", type=Path, default=results)

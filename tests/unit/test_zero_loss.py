@@ -29,7 +29,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["study.py", "--data-dir", "/secret"])
     return {
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 0.05, "threads": 1,
-        "method": "default", "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
+        "method": "default", "augment": None, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
     }  # fmt: skip
 
 
