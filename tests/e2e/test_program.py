@@ -88,7 +88,8 @@ def test_a_full_disk_leaves_what_was_there(place):
 
 def test_interrupt_then_the_same_command_goes_on(place):
     command = ("compress", "--model", "net:build", "--data", "net:data", "--max-drop", 20, "--out", "out")
-    process = start(place, *command)
+    # a shell's jobs in the background are started with the signal ignored
+    process = start(place, *command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     state = place / "out" / "search" / "state.json"
     deadline = time.monotonic() + 120
     while not (state.exists() and json.loads(state.read_text())["step"]):

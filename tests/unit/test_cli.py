@@ -315,13 +315,18 @@ def test_ctrl_c_that_falls_into_a_finalizer_is_not_lost(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # Python says that the exception was ignored
-    with pytest.raises(screen.Interrupted, match="go on"), screen.resumable("go on") as going:
-        going()
-        Finalized()
-        reached = True
-        going(1, 2)
-    assert reached
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # a shell's jobs in the background are started with the signal ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(screen.Interrupted, match="go on"), screen.resumable("go on") as going:
+            going()
+            Finalized()
+            reached = True
+            going(1, 2)
+        assert reached
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_program_keeps_its_own_answer_to_ctrl_c():
