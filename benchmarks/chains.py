@@ -164,7 +164,7 @@ def _saved(task: Task, model: nn.Module, how: dict[str, Any]) -> Found:
 
 @dataclass(frozen=True)
 class Way:
-    """``settings``, and what one of them gives; ``codec`` is the ending of the file's name."""
+    """``settings``, and what one of them gives; ``ending`` that of the file's name."""
 
     settings: tuple[Any, ...]
     make: Callable[[Task, Any], Iterator[Found]]

@@ -11,8 +11,10 @@ together; and ways that train nothing. One record a network that came out, appen
 length of the whole file, the accuracy of what is read back from it, and its latency as a graph in ONNX Runtime at batch 1 on one
 thread, in turn with that of the network before. Settings whose records are there are not run again.
 
-``--table`` prints, for each seed and way, the smallest file within drops of validation accuracy, with its test accuracy and
-speed-up. Peers are optional: ``pip install torch-pruning zstandard zipnn torchao`` and ``pip install nncodec --no-deps``.
+``--table`` prints, for each way, the smallest file within drops of validation accuracy, the change of its test accuracy and its
+speed-up, medians over the seeds.
+
+Peers are optional: ``pip install torch-pruning zstandard zipnn torchao`` and ``pip install nncodec --no-deps``.
 """
 
 import argparse

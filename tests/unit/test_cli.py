@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from taut.cli import app, screen
 from taut.cli.export import _random
 from taut.cli.inputs import method, read_weights, regularizers, seconds, user_data, user_object
+from taut.cli.search import watched
 from taut.codec.files import save
 from taut.compressors import Chain, Code, Codebook, Compressor, LowRank
 from taut.errors import TautError
@@ -327,6 +329,15 @@ def test_ctrl_c_that_falls_into_a_finalizer_is_not_lost(monkeypatch):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_search_asks_at_every_point_whether_it_goes_on():
+    point = SimpleNamespace(step=1, kept=True, metric=0.5, loss=0.1, bytes=10)
+    asked = []
+    with watched(lambda: asked.append(1)) as watch:
+        watch.point(point)
+        watch.point(point)
+    assert len(asked) == 2
 
 
 def test_a_program_keeps_its_own_answer_to_ctrl_c():
