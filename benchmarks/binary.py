@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from baselines import path, trained
+from running import Spent
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import linear
@@ -138,23 +139,23 @@ def about() -> Record:
     return {"version": VERSION, "torch": torch.__version__, "machine": machine()}
 
 
-def binarized(splits: Splits, seed: int, recipe: Record, threads: int, keep: bool) -> tuple[nn.Module, float]:
+def binarized(splits: Splits, recipe: Record, args: argparse.Namespace) -> tuple[nn.Module, float]:
     """The trained network with its real-valued copies as weights, from the committed file or trained now; seconds of training."""
-    target = path(NETWORK, DATASET, seed)
+    target, keep = path(NETWORK, DATASET, args.seed), args.examples is None
     if keep and target.exists():
-        return trained(NETWORK, DATASET, seed), 0.0
-    start = time.perf_counter()
-    training = wrap(build(NETWORK, seed), {BINARY: Binary()})
+        return trained(NETWORK, DATASET, args.seed), 0.0
+    training, spent = wrap(build(NETWORK, args.seed), {BINARY: Binary()}), Spent(args.resume)
 
     def progress(epoch: int, epochs: int, loss: float) -> None:
-        print(f"{epoch}/{epochs}: loss {loss:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+        spent.tick(epoch, epochs, loss)
+        print(f"{epoch}/{epochs}: loss {loss:.4f}, {spent.seconds:.0f} s", flush=True)
 
-    train(training.model, splits, seed=seed, threads=threads, progress=progress, **recipe)
+    train(training.model, splits, seed=args.seed, threads=args.threads, progress=progress, checkpoint=args.resume, **recipe)
     model = training.unwrap()
     if keep:
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, target)
-    return model.eval(), time.perf_counter() - start
+    return model.eval(), spent.seconds
 
 
 def compressed(copies: nn.Module, splits: Splits, share: float, count: int, tuning: Record, seed: int, threads: int) -> nn.Module:
@@ -191,7 +192,7 @@ def measured(model: nn.Module, dense: nn.Module, splits: Splits, keep: Path | No
 def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> None:
     """Train, compress in several ways, measure."""
     recipe = RECIPES[NETWORK, DATASET] | ({"epochs": args.epochs} if args.epochs else {})
-    copies, seconds = binarized(splits, args.seed, recipe, args.threads, keep=args.examples is None)
+    copies, seconds = binarized(splits, recipe, args)
     whole = wrap(copy.deepcopy(copies), {BINARY: Binary()}).finalize().eval()
     dense, wanted = bake(whole), sum(p.numel() for p in copies.parameters())
     before, _ = measured(whole, dense, splits, args.keep, f"{NETWORK}-s{args.seed}")
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--tuning", type=int, default=30, help="epochs of fine-tuning after each compression")
     parser.add_argument("--examples", type=int, help="use only so many of each part of the data, and keep no baseline: for a try")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")
     parser.add_argument("--repeats", type=int, default=25, help="timings of each layer")
     parser.add_argument("--keep", type=Path, help="leave the files in this folder")
     parser.add_argument("--out", type=Path, default=RESULTS)

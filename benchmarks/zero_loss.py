@@ -1,24 +1,28 @@
 """Study ``zero-loss``: how small does a trained network get with nothing lost, and with what certainty?
 
     python benchmarks/zero_loss.py lenet-300-100 mnist --data-dir DIR --seed 0
-    python benchmarks/zero_loss.py lenet-5-caffe mnist --data-dir DIR --seed 0 --drops 0 0.1 0.5 1
+    python benchmarks/zero_loss.py lenet-5-caffe mnist --data-dir DIR --seed 0 --drops 0 0.1 0.5 1 --work FOLDER
 
 Starts from the committed baseline of the seed (``benchmarks/baselines``). First the dense network is given what compression will
-have: as many epochs of the same recovery, with the same augmentation and distillation; what is better on validation data is the
-reference. Then one ``taut.compress`` for each allowed drop of validation accuracy (in points), each within its minutes. The
-smallest network within the budget is delivered, written and read back, and test data is looked at once, for it.
+have: two long rounds of the same recovery, with the same augmentation and distillation; what is best on validation data is the
+reference. Then one ``taut.compress``, for the largest allowed drop of validation accuracy (in points), which goes from large
+sizes to small ones. For each drop, the smallest network of that search within it is delivered, written and read back, and test
+data is looked at once, for it. With ``--work`` an interrupted search goes on, and study ``records`` chooses from the same one.
 
 One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
 the change of the test metric with its paired 95 % interval and the p-value of the exact McNemar test; ``baseline`` is the
-reference. A drop whose record is there is not run again.
+reference. ``compress_seconds``: until the point was measured; ``search_seconds``: all of the search. A drop whose record is there
+is not run again.
 """
 
 import argparse
 import copy
+import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -26,6 +30,8 @@ from time import monotonic
 import torch
 from baselines import trained
 from first_path import hidden
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from taut.bench.augment import AUGMENTATIONS
 from taut.bench.data import Batches, load
@@ -33,7 +39,7 @@ from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, evaluate
 from taut.budget import Budget, Gradual, Recovery, compress
 from taut.budget.recover import recover
-from taut.budget.run import Method
+from taut.budget.run import Method, Result
 from taut.curve import Point
 from taut.deliver import deliver
 from taut.objective import Objective
@@ -41,49 +47,75 @@ from taut.records import append_record, read_records
 
 RESULTS = Path(__file__).parent / "results" / "zero-loss.jsonl"
 RECOVERY = {
-    "lenet-300-100": Recovery(epochs=60, lr=2e-3, first=0.016),
-    "lenet-5-caffe": Recovery(epochs=18, lr=2e-3, first=0.006),
+    "lenet-300-100": Recovery(epochs=40, lr=6e-3, mix=False, first=0.02),
+    "lenet-5-caffe": Recovery(epochs=15, lr=4e-3, mix=False, first=0.005),
     "resnet-20": Recovery(epochs=6, lr=1e-3, first=0.1),
     "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
 }
 METHODS: dict[str, list[Method]] = {"default": [], "gradual": [Gradual()]}
 """What the search tries: :func:`taut.budget.compress.default_methods`, or weights removed little by little in a long training."""
-MINUTES = {"lenet-300-100": 15, "lenet-5-caffe": 15, "resnet-20": 60, "vgg-small": 60}
+GRADUAL = ("lenet-300-100", "lenet-5-caffe")
+"""The networks that are compressed by ``Gradual``, on images that are turned, scaled and moved, if nothing else is said."""
+DENSE = 3
+"""How many times the epochs of a training each of the dense network's two rounds has."""
+MINUTES = {"lenet-300-100": 60, "lenet-5-caffe": 60, "resnet-20": 60, "vgg-small": 60}
+LOOSEST = 1.0
+"""The drop, in points, that a search goes to at least."""
 
 
 class Study:
-    """One baseline, its data and its reference: what a study of chosen points, one a budget, starts from."""
+    """One baseline, its data, its reference and the search from there: what points are chosen from."""
 
-    def __init__(self, args: argparse.Namespace, study: str = "zero-loss", recovery: Mapping[str, Recovery] = RECOVERY) -> None:
+    def __init__(self, args: argparse.Namespace, study: str = "zero-loss") -> None:
         torch.set_num_threads(args.threads)
-        self.args, self.how = args, recovery[args.network]
+        self.args, self.how = args, RECOVERY[args.network]
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
-        args.augment = args.augment or recipe["augment"]
+        args.method = args.method or ("gradual" if args.network in GRADUAL else "default")
+        args.augment = args.augment or ("affine" if args.method == "gradual" else recipe["augment"])
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
-        before = trained(args.network, args.dataset, args.seed)
-        longer = copy.deepcopy(before)
-        recover(longer, before, self.train, Objective(), self.how, seed=args.seed, deadline=inf)
-        found = {"as trained": before, "trained on": longer}
+        found = {"as trained": trained(args.network, args.dataset, args.seed)}
+        for turn, name in enumerate(("trained on", "trained on twice"), 1):
+            found[name] = self.longer(list(found.values())[-1], turn)
         accuracy = {name: evaluate(model, splits.val)[1] for name, model in found.items()}
         self.start = max(accuracy, key=lambda name: accuracy[name])
         self.reference, self.accuracy = found[self.start], accuracy[self.start]
         print(f"reference: {self.start}, validation {accuracy}", flush=True)
 
-    def run(self, drop: float, aim: dict[str, float]) -> None:
-        """Compress under one budget, ``drop`` in points, and append the record of what was chosen; ``aim`` names it."""
+    def longer(self, before: nn.Module, turn: int) -> nn.Module:
+        """The dense network after a long round of recovery; from the work folder if it is there."""
+        file = None if self.args.work is None else self.args.work / f"dense-{turn}.safetensors"
+        model = copy.deepcopy(before)
+        if file is not None and file.exists():
+            model.load_state_dict(load_file(file))
+            return model
+        how = replace(self.how, epochs=DENSE * self.how.epochs)
+        recover(model, before, self.train, Objective(), how, seed=self.args.seed + turn, deadline=inf)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(model.state_dict(), file.with_suffix(".part"))
+            os.replace(file.with_suffix(".part"), file)
+        return model
+
+    def search(self, drop: float) -> Result:
+        """Go from large sizes to small ones while no more than ``drop`` points are lost."""
         args, start = self.args, monotonic()
+        drop = max(drop, args.loosest)
 
         def tell(point: Point) -> None:
             kept = "kept" if point.kept else "-"
             print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
 
-        result = compress(
-            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.how, seed=args.seed,
-            time_limit=60 * args.minutes, progress=tell, labels=self.labels,
+        return compress(
+            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.how,
+            methods=METHODS[args.method] or None, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
+            labels=self.labels, workdir=None if args.work is None else args.work / f"search-{drop:g}",
         )  # fmt: skip
-        seconds = monotonic() - start
+
+    def choose(self, found: Result, drop: float, aim: dict[str, float]) -> None:
+        """Deliver the smallest network within ``drop`` points, and append its record; ``aim`` names it."""
+        args, result = self.args, found.within(Budget(metric_drop=drop / 100))
         script = f"benchmarks/{self.labels['study'].replace('-', '_')}.py"
         command, name = shlex.join(["python", script, *hidden(sys.argv[1:])]), next(iter(aim.values()))
         with tempfile.TemporaryDirectory() as temporary:
@@ -92,20 +124,22 @@ class Study:
                 result, folder, build(args.network), self.val, test=self.test, command=command, labels=self.labels
             )  # fmt: skip
             chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
-        setting = {**aim, "methods": args.method, "augment": args.augment, "minutes": args.minutes}
-        setting |= {"recovery": str(self.how), "reference": self.start}
-        more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"], "compress_seconds": seconds}
+        setting = {**aim, "methods": args.method, "augment": args.augment, "minutes": args.minutes, "loosest": args.loosest}
+        setting |= {"recovery": str(self.how), "reference": self.start, "dense_rounds": 2 * [DENSE * self.how.epochs]}
+        more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
+        more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
         print(done.summary["ratio"], done.summary["test"], flush=True)
 
 
 def main() -> None:
-    """One search a drop that has no record yet."""
+    """One search, if a drop has no record yet, and what it has for each of these."""
     args = arguments()
     if drops := left(args, "max_drop", args.drops):
         study = Study(args)
+        found = study.search(max(drops))
         for drop in drops:
-            study.run(drop, {"max_drop": drop})
+            study.choose(found, drop, {"max_drop": drop})
 
 
 def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[float]:
@@ -122,9 +156,11 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("dataset", choices=["mnist", "cifar-10"])
     parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
     parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
-    parser.add_argument("--minutes", type=float, help="time limit of each search")
-    parser.add_argument("--method", choices=list(METHODS), default="default")
-    parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's, if not the same")
+    parser.add_argument("--minutes", type=float, help="time limit of the search")
+    parser.add_argument("--method", choices=list(METHODS), help="by the network, if not given")
+    parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
+    parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
+    parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
     parser.add_argument("--out", type=Path, default=results)

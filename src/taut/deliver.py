@@ -22,7 +22,7 @@ from taut.export.carried import draw
 from taut.export.onnx import export_onnx
 from taut.latency import Latency, time_onnx
 from taut.layers import evaluating
-from taut.measure import Evaluation, evaluate
+from taut.measure import evaluate
 from taut.objective import batches_of, call_batch, inputs_of, logits_of
 from taut.records import append_record
 from taut.report import report
@@ -81,7 +81,7 @@ def deliver(
         "baseline": _numbers(result.baseline, latency["original"], file=original_bytes),
         "compressed": _numbers(result.best, latency["compressed"], file=exported.bytes) | {"bytes": written},
         "ratio": _ratios(result, latency, written),
-        "budget": {**result.budget.as_dict(), "kept": result.budget.holds(*_pair(result))},
+        "budget": {**result.budget.as_dict(), "kept": result.budget.holds(result.baseline, result.best)},
         "test": _tested(result, loaded, test),
         "latency_batch": batch,
         "complete": result.complete,
@@ -134,12 +134,6 @@ def _ratios(result: Result, latency: dict[str, Latency], written: int) -> dict[s
         "macs": before.macs / after.macs if after.macs else 1.0,
         "latency": latency["original"].median_ms / latency["compressed"].median_ms,
     }
-
-
-def _pair(result: Result) -> tuple[Evaluation, Evaluation]:
-    empty = torch.zeros(0)
-    points = (result.baseline, result.best)
-    return tuple(Evaluation(p.loss, p.metric, 0, empty) for p in points)  # type: ignore[return-value]
 
 
 def _tested(result: Result, loaded: nn.Module, test: Iterable | None) -> dict[str, Any] | None:

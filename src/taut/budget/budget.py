@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import Protocol
 
 from taut.errors import BudgetError
-from taut.measure import Evaluation
+
+
+class Figures(Protocol):
+    """A network's measured loss and metric."""
+
+    @property
+    def loss(self) -> float: ...  # noqa: D102
+    @property
+    def metric(self) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Budget:
             if value is not None and not (isfinite(value) and value >= 0):
                 raise BudgetError(f"{name}={value}: a budget is a finite number that is not negative")
 
-    def holds(self, baseline: Evaluation, found: Evaluation) -> bool:
+    def holds(self, baseline: Figures, found: Figures) -> bool:
         """Whether ``found`` is within the budget of ``baseline``; exact but for one part in 10^12."""
         tiny = 1e-12
         if self.metric_drop is not None:

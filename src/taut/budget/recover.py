@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,24 +72,38 @@ def recover(
     how = replace(how, mix=how.mix and not any(isinstance(m, BATCH_NORMS) for m in model.modules()))
     model.train()
     teacher.eval()
-    for epoch in range(how.epochs):
-        if hasattr(train, "set_epoch"):
-            train.set_epoch(seed * 1009 + epoch)
-        length = _length(train)
-        for i, batch in enumerate(train):
-            if time.monotonic() > deadline:
-                raise OutOfTime
-            done = (epoch + min(1.0, i / length)) / how.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = how.lr * (1.0 if how.steady else _shape(done, how.hold))
-            optimizer.zero_grad(set_to_none=True)
-            loss = _loss(model, teacher, batch, objective, how)
-            _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
-            if project is not None:
-                project(done)
-        if watch is not None:
-            watch((epoch + 1) / how.epochs)
+    with _channels_last(parameters):
+        for epoch in range(how.epochs):
+            if hasattr(train, "set_epoch"):
+                train.set_epoch(seed * 1009 + epoch)
+            length = _length(train)
+            for i, batch in enumerate(train):
+                if time.monotonic() > deadline:
+                    raise OutOfTime
+                done = (epoch + min(1.0, i / length)) / how.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = how.lr * (1.0 if how.steady else _shape(done, how.hold))
+                optimizer.zero_grad(set_to_none=True)
+                loss = _loss(model, teacher, batch, objective, how)
+                _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
+                if project is not None:
+                    project(done)
+            if watch is not None:
+                watch((epoch + 1) / how.epochs)
     model.eval()
+
+
+@contextmanager
+def _channels_last(parameters: list[Tensor]) -> Iterator[None]:
+    """Convolutions train about a third faster on a processor with the channels of their weights innermost."""
+    weights = [p for p in parameters if p.dim() == 4 and p.device.type == "cpu" and p.is_contiguous()]
+    for p in weights:
+        p.data = torch.empty_like(p, memory_format=torch.channels_last).copy_(p.data)  # contiguous() leaves one channel as it is
+    try:
+        yield
+    finally:
+        for p in weights:
+            p.data = torch.empty_like(p, memory_format=torch.contiguous_format).copy_(p.data)
 
 
 def _length(train: Iterable) -> int:

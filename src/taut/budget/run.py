@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from taut.budget.budget import Budget
+from taut.budget.front import Front
 from taut.budget.gradual import Gradual
 from taut.budget.journal import Journal
 from taut.budget.loss_model import LossModel, fit
@@ -26,6 +27,7 @@ from taut.compressors import RateQuantize
 from taut.compressors.base import Compressor
 from taut.cost import Ledger
 from taut.curve import Curve, Point
+from taut.errors import BudgetError
 from taut.objective import Objective
 from taut.parametrizations import Entropy
 from taut.records import read_records
@@ -42,7 +44,8 @@ class Result:
     ``model``: the cheapest network within budget, coded; ``curve``: every measured point; ``best``: that network's point;
     ``ledger``: its cost per tensor, with the reason for every layer left alone; ``baseline``: the point it started from;
     ``original``: the network as given; ``objective``: the loss and metric that were measured;
-    ``complete``: whether the search ended by itself rather than by the time limit.
+    ``complete``: whether the search ended by itself rather than by the time limit. :meth:`within`: what another budget would
+    have delivered of what was measured.
     """
 
     model: nn.Module
@@ -55,6 +58,35 @@ class Result:
     objective: Objective
     complete: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+    front: Front | None = None
+
+    def within(self, budget: Budget) -> Result:
+        """The cheapest network that this search measured to be within another budget: one search answers for several.
+
+        Not searched anew: with a budget of its own a search may come further, so the result is ``complete`` only if the budget
+        is the same. The curve says which points it keeps.
+
+        Raises:
+            BudgetError: the budget counts the metric the other way round.
+
+        Example:
+            >>> import torch, taut
+            >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+            >>> result = taut.compress(net, val=[torch.randn(64, 8)], budget=Budget(metric_drop=0.2))
+            >>> strict = result.within(Budget(metric_drop=0.0))
+            >>> strict.best.bytes >= result.best.bytes and strict.best.metric == 1.0
+            True
+        """
+        assert self.front is not None
+        if budget.maximize != self.budget.maximize:
+            raise BudgetError(f"the search was run with maximize={self.budget.maximize}; give within() the same")
+        curve = self.front.within(self.curve, budget)
+        model = self.front.model(curve.best.step, copy.deepcopy(self.original))
+        settings = {**self.settings, "budget": budget.as_dict()}
+        return replace(
+            self, model=model, curve=curve, best=curve.best, ledger=curve.best.ledger, budget=budget, settings=settings,
+            complete=self.complete and budget == self.budget,
+        )  # fmt: skip
 
 
 class Run:
@@ -76,6 +108,7 @@ class Run:
         self.journal = None if workdir is None else Journal(Path(workdir), identity)
         if workdir is not None:
             self.meter.keep(Path(workdir))
+        self.front = Front(None if workdir is None else Path(workdir), setup.budget.maximize)
         path = None if workdir is None else Path(workdir) / "curve.jsonl"
         self.curve = Curve(path=path, labels={**labels, "seed": setup.seed, "budget": setup.budget.as_dict()})
         self.kept_step, self.spent, self.narrowed, self.known = 0, 0.0, False, -1
@@ -146,6 +179,7 @@ class Run:
         trial = step.trial
         plan = {name: str(method) for name, method in trial.plan.items()}
         ledger = self.meter.ledger(trial.shipped)
+        self.front.add(step.index, trial)
         point = Point(
             step.index, trial.evaluation.loss, trial.evaluation.metric, ledger, step.kept, plan, step.predicted, step.measured,
             step.radius, self._seconds(),
@@ -160,5 +194,5 @@ class Run:
         ledger = explain(best.ledger, self.setup.original, self.methods, progress, self.curve, self.meter.unit)
         return Result(
             kept.shipped, self.curve, replace(best, ledger=ledger), ledger, self.curve.points[0], self.setup.budget,
-            self.setup.original, self.setup.objective, progress.finished, self.settings,
+            self.setup.original, self.setup.objective, progress.finished, self.settings, self.front,
         )  # fmt: skip

@@ -29,20 +29,23 @@ After n failures, the n-th power of it: a search of few steps still comes to a s
 @dataclass(frozen=True)
 class Way:
     """One training towards a size: ``attempt(setup, method, dense, bytes, step, price)`` gives what came out, and the price that
-    the next one starts with. ``adds_up``: whether a training may go on from one that was too small.
+    the next one starts with. ``adds_up``: whether a training may go on from one that was too small. ``floor``: the smallest step,
+    as a fraction of the kept size.
     """
 
     attempt: Callable[..., tuple[Trial, float]]
     adds_up: bool
+    floor: float
 
 
-WAYS: dict[type, Way] = {Entropy: Way(grids.attempt, True), Gradual: Way(gradual.attempt, False)}
+# weights that are gone do not come back: gradual removal takes smaller steps, each of which goes on from the last
+WAYS: dict[type, Way] = {Entropy: Way(grids.attempt, True, STEP_FLOOR), Gradual: Way(gradual.attempt, False, 0.72)}
 
 
 def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Progress:
     """Train towards smaller and smaller files until one is out of budget, and then between the last kept and the smallest failed.
 
-    The first size aimed at is ``Recovery.first`` of the dense file's, a later one ``STEP_FLOOR`` of the last kept. A training
+    The first size aimed at is ``Recovery.first`` of the dense file's, a later one the way's ``floor`` of the last kept. Training
     starts from the last one's weights if the way adds up and their validation loss is not clearly above that of the kept ones
     (two paired standard errors); else from the kept ones. Ends when a failed size is within ``CLOSE`` of the kept one, or
     with the time or the steps.
@@ -50,7 +53,7 @@ def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Pr
     whole, way = setup.cost(setup.original), WAYS[type(how)]
     try:
         while not progress.squeezed and setup.goes_on(progress.step):
-            target = _target(setup, progress, whole)
+            target = _target(setup, progress, whole, way.floor)
             if not own_layers(progress.kept.dense) or target >= LARGEST * whole:
                 progress.squeezed = True
                 break
@@ -77,10 +80,10 @@ def _try(setup: Setup, progress: Progress, trial: Trial, adds_up: bool, observe:
     observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
 
 
-def _target(setup: Setup, progress: Progress, whole: float) -> float:
+def _target(setup: Setup, progress: Progress, whole: float, floor: float) -> float:
     """The size in bytes to aim at next, for a dense file of ``whole`` bytes."""
     assert setup.recovery is not None
     kept, failed = progress.kept, progress.too_small
     if not kept.plan:
         return (NEAR if progress.start else FAR) ** progress.misses * failed or setup.recovery.first * whole
-    return max(STEP_FLOOR * kept.cost, math.sqrt(kept.cost * failed))
+    return max(floor * kept.cost, math.sqrt(kept.cost * failed))
