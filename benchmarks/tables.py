@@ -1,24 +1,26 @@
-"""Write the tables of ``docs/results/train-taut.md`` again, from the committed records alone.
+"""Write the tables of ``docs/results`` again, from the committed records alone.
 
     python benchmarks/tables.py
 
-Between ``<!-- table: NETWORK, DATASET, METHOD -->`` and ``<!-- end -->`` stands the mean test error of each way of training at
-each level, at the strength that is the best on validation data (``taut.selection.choose``), with the least and the largest of
-the seeds where there are several.
+In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and ``<!-- end -->``, stands the mean test error of
+each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
+least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
+-->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from taut.records import read_records
 from taut.selection import choose, matching
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "results" / "train-taut.md"
-TABLE = re.compile(r"<!-- table: (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+PAGES = [HERE.parent / "docs" / "results" / name for name in ("train-taut.md", "zero-loss.md")]
+TABLE = re.compile(r"<!-- (table|chosen): (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+AIMS = {"zero-loss": ("max_drop", "allowed drop, points"), "records": ("target_error", "test error aimed at, %")}
 
 Record = dict[str, Any]
 
@@ -59,16 +61,66 @@ def _cell(found: list[Record], column: list[list[Record]]) -> str:
     return f"{text} <small>{errors[0]:.2f}–{errors[-1]:.2f}</small>"
 
 
+def chosen(records: Iterable[Record], study: str, network: str, dataset: str) -> str:
+    """The table of a study of chosen points, in Markdown: a row an aim."""
+    key, told = AIMS[study]
+    found: dict[float, list[Record]] = {}
+    for record in records:
+        if (record["network"], record["dataset"]) == (network, dataset):
+            found.setdefault(record["setting"][key], []).append(record)
+    if not found:
+        return "No records yet."
+    change_of = "change of test error, points"
+    head = [told, "ratio", "bytes", "test error, %", change_of, "each seed's change, with 95 % interval"]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for aim, seeds in sorted(found.items()):
+        seeds.sort(key=lambda record: record["seed"])
+        ratio, size = ([f(r) for r in seeds] for f in (lambda r: r["ratio"]["bytes"], lambda r: r["bytes"]))
+        error, change = ([f(r) for r in seeds] for f in (lambda r: 100 * (1 - r["metric_test"]), _change))
+        cells = [f"{aim:g}", _middle(ratio, ".0f"), _middle(size, ",.0f"), _middle(error, ".2f"), f"{median(change):+.2f}"]
+        rows.append("| " + " | ".join([*cells, "; ".join(map(_certain, seeds))]) + " |")
+    return "\n".join(rows)
+
+
+def _change(record: Record) -> float:
+    """By how many points the test error rose."""
+    return -100 * record["test"]["difference"]
+
+
+def _middle(values: list[float], form: str) -> str:
+    """The median, with the least and the largest in small."""
+    text = f"{median(values):{form}}"
+    return text if len(values) == 1 else f"{text} <small>{min(values):{form}}–{max(values):{form}}</small>"
+
+
+def _certain(record: Record) -> str:
+    low, high = (-100 * end for end in reversed(record["test"]["difference_interval"]))
+    return f"{_change(record):+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def studies() -> dict[str, list[Record]]:
+    """The committed records of each study."""
+    files = {study: HERE / "results" / f"{study}.jsonl" for study in ("train-taut", *AIMS)}
+    return {study: read_records(file) if file.exists() else [] for study, file in files.items()}
+
+
+def filled(text: str, records: dict[str, list[Record]]) -> str:
+    """A page with its tables as the records of each study have them."""
+
+    def fill(match: re.Match[str]) -> str:
+        kind, *what = match.groups()
+        written = table(records["train-taut"], *what) if kind == "table" else chosen(records[what[0]], *what)
+        return f"<!-- {kind}: {', '.join(what)} -->\n{written}\n<!-- end -->"
+
+    return TABLE.sub(fill, text)
+
+
 def main() -> None:
-    """Write the page."""
-    records = read_records(HERE / "results" / "train-taut.jsonl")
-
-    def filled(match: re.Match[str]) -> str:
-        network, dataset, method = match.groups()
-        return f"<!-- table: {network}, {dataset}, {method} -->\n{table(records, network, dataset, method)}\n<!-- end -->"
-
-    PAGE.write_text(TABLE.sub(filled, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(PAGE)
+    """Write the pages."""
+    records = studies()
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8"), records), encoding="utf-8")
+        print(page)
 
 
 if __name__ == "__main__":

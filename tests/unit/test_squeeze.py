@@ -147,6 +147,6 @@ def test_after_failures_the_sizes_grow_faster_and_faster():
     kept, sizes, failed = trial(1, 0, 1000), [], 100.0
     for misses in (1, 2, 3, 4):
         progress = Progress(kept, too_small=failed, misses=misses, start=nn.Identity())
-        sizes.append(squeeze._target(setup, progress, 1000.0) / failed)
+        sizes.append(squeeze._target(setup, progress, 1000.0, 0.6) / failed)
     assert sizes == pytest.approx([1.1, 1.1**2, 1.1**3, 1.1**4])
-    assert squeeze._target(setup, Progress(kept, too_small=failed, misses=2), 1000.0) == pytest.approx(225.0)
+    assert squeeze._target(setup, Progress(kept, too_small=failed, misses=2), 1000.0, 0.6) == pytest.approx(225.0)

@@ -13,21 +13,38 @@ from taut.strengths import even
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_says_what_the_records_say(scripts):
+def test_the_pages_say_what_the_records_say(scripts):
     import tables
 
-    records = tables.read_records(ROOT / "benchmarks" / "results" / "train-taut.jsonl")
-    found = list(tables.TABLE.finditer(tables.PAGE.read_text(encoding="utf-8")))
-    assert len(found) > 5
-    for match in found:
-        network, dataset, method = match.groups()
-        assert tables.table(records, network, dataset, method) in match.group(0), "run python benchmarks/tables.py"
+    records = tables.studies()
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert tables.TABLE.search(text), page
+        assert tables.filled(text, records) == text, "run python benchmarks/tables.py"
 
 
 def test_a_table_without_records_says_so(scripts):
     import tables
 
     assert tables.table([record(1, 2, 0.9) | {"dataset": "other"}], "net", "data", "low-rank") == "No records yet."
+    assert tables.chosen([], "zero-loss", "net", "data") == "No records yet."
+
+
+def test_a_table_of_chosen_points_has_the_median_and_every_seed(scripts):
+    import tables
+
+    def point(seed, drop, ratio, size, change):
+        return {
+            "network": "net", "dataset": "data", "seed": seed, "setting": {"max_drop": drop}, "ratio": {"bytes": ratio},
+            "bytes": size, "metric_test": 0.98 - change, "test": {"difference": -change, "difference_interval": [-0.01, 0.002]},
+        }  # fmt: skip
+
+    records = [point(1, 0.5, 90.0, 2000, 0.004), point(0, 0.5, 70.0, 3000, 0.001), point(2, 0.5, 80.0, 2500, 0.002)]
+    *_, row = tables.chosen([*records, point(0, 0.0, 40.0, 9000, 0.0)], "zero-loss", "net", "data").splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["0.5", "80 <small>70–90</small>", "2,500 <small>2,000–3,000</small>"]
+    assert cells[3:5] == ["2.20 <small>2.10–2.40</small>", "+0.20"]
+    assert cells[5] == "+0.10 (-0.20 to +1.00); +0.40 (-0.20 to +1.00); +0.20 (-0.20 to +1.00)"
 
 
 def test_every_plan_names_ways_and_families_that_exist(scripts):

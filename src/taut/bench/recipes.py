@@ -163,7 +163,7 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) 
     if name == "adam":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
     raise TautError(f"unknown optimizer {name!r}; choose adam or sgd")
 
 
