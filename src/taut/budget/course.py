@@ -147,14 +147,15 @@ class Course:
     def _moved(self, moved: dict[str, Tensor], targets: dict[str, Tensor], index: int) -> nn.Module:
         """The network after a step, trained on without going back."""
         candidate = copy.deepcopy(self.kept)
-        weights = self._weights(candidate)
-        for n, w in weights.items():
-            w.copy_(moved[n])
+        layers = {n: layer for n, layer in find_layers(candidate).items() if n in self.plan}
+        for n, layer in layers.items():
+            layer.weight.detach().copy_(moved[n])
         if self.how.train is not None:
             reach = {n: (moved[n] - targets[n]).norm() for n in moved}
 
             def project(_done: float) -> None:
-                for n, w in weights.items():
+                for n, layer in layers.items():
+                    w = layer.weight.detach()  # asked for every time: recovery lays weights out anew
                     off = w - targets[n]
                     w.copy_(targets[n] + off * (reach[n] / off.norm().clamp(min=1e-30)).clamp(max=1.0))
 

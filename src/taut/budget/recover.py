@@ -62,7 +62,8 @@ def recover(
     generator are seeded with it, those that count epochs are told through ``set_epoch``. ``penalty`` is added to the loss; it is
     called with the part of the round that is done, 0 to 1; so is ``watch``, after every epoch, which may look at the model but
     leaves it as it is. ``project`` is called so after every step, gradients still there: it puts the weights back to where they
-    may be. Raises :class:`OutOfTime` at the deadline (``time.monotonic``).
+    may be; it holds parameters, not their tensors, whose layout changes. Raises :class:`OutOfTime` at the deadline
+    (``time.monotonic``).
     """
     torch.manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
