@@ -15,7 +15,7 @@ from taut.layers import find_layers
 from taut.measure import BATCH_NORMS
 
 COARSE = 0.04
-"""The largest error of a vector on a grid of 8 bits, as a part of its median magnitude; with each bit less twice as much."""
+"""The largest error of a vector on a grid of 8 bits, as a part of the median magnitude of its nonzeros; a bit less doubles it."""
 BITS = (3, 4, 5, 6, 8)
 """Of a vector's grid; two more where it is a norm's scale, which multiplies."""
 USUAL = 4
@@ -102,12 +102,13 @@ def shorten_vectors(model: nn.Module, bits: int) -> None:
 
 
 def _shorten(module: nn.Module, name: str, bits: int) -> None:
-    """Put a vector on a grid; where outliers make it too coarse for a typical value, on one with more levels.
+    """Put a vector on a grid; where outliers make it too coarse for a typical value that is not zero, on one with more levels.
 
     Levels are entropy-coded: the outliers pay for themselves. Where they are very many times the typical value, half precision.
     """
     vector = getattr(module, name).detach()
-    typical, coarse = float(vector.abs().median()), COARSE * 2 ** (8 - bits)
+    some = vector[vector != 0] if bool(vector.any()) else vector  # zeros are exact on every grid
+    typical, coarse = float(some.abs().median()), COARSE * 2 ** (8 - bits)
     code = Quantize(bits=bits).compress(vector)
     if float((code.decompress() - vector).abs().max()) > coarse * typical:
         if not 0 < float(vector.abs().max()) <= MOST_LEVELS * 2 * coarse * typical:

@@ -13,10 +13,12 @@ from taut.budget.grids import setting
 from taut.budget.loss_model import fit
 from taut.budget.trial import Plan, Setup, Trial, own_layers, round_seed, ship, train_round
 from taut.errors import TautError
-from taut.layers import find_layers
+from taut.layers import Layer, find_layers
 from taut.measure import evaluate
 from taut.numeric.significance import beside, log_odds
 
+BITS_OF_BIAS = 7
+"""Of a bias that stays."""
 BYTES_PER_WEIGHT = 1.1
 """Of a weight that stays, before a file says better: its place and its value."""
 EVERY = 1e-3
@@ -33,10 +35,10 @@ class Gradual:
 
     What goes next are the weights with the least ``w^2 E[g^2]`` over what they take in the file: the diagonal Fisher estimate of
     the loss of removing them (Theis et al. 2018, arXiv 1801.05787, eq. 8), taken as the training goes, for each bit. All layers
-    are one ranking. The number of weights falls geometrically up to the part ``until`` of the training, at a full learning rate;
-    then those that are left are trained as it falls. A weight costs less beside others, and in rows and columns that have many
-    (:func:`taut.numeric.significance.log_odds`). Each layer's weights then share ``values`` values, by Fisher-weighted k-means,
-    which are trained. Rounds of recovery should be long: 30 epochs and more.
+    are one ranking, biases too. The number of weights falls geometrically up to the part ``until`` of the training, at a full
+    learning rate; then those that are left are trained as it falls. A weight costs less beside others, and in rows and columns
+    that have many (:func:`taut.numeric.significance.log_odds`). Each layer's weights then share ``values`` values, by
+    Fisher-weighted k-means, which are trained. Rounds of recovery should be long: 30 epochs and more.
 
     Example:
         >>> Gradual(values=8)
@@ -94,7 +96,7 @@ class Remover:
     def _places(self, left: Tensor, near: tuple[int, ...]) -> Tensor:
         """The bits that each weight takes more than a zero in its place."""
         if not near or not bool(left.any()):
-            return torch.ones_like(left, dtype=torch.float32)
+            return torch.full_like(left, BITS_OF_BIAS, dtype=torch.float32)
         return (self.bits - log_odds(left, near)[0]).clamp(min=1.0)
 
 
@@ -107,7 +109,7 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     model = copy.deepcopy(dense)
     names = own_layers(model)
     layers = {name: layer for name, layer in find_layers(model).items() if name in names}
-    weights = [w for layer in layers.values() if (w := getattr(layer.module, layer.parameter)).requires_grad]
+    weights = _removable(layers)
     count = round(target / (price or BYTES_PER_WEIGHT))
     remover = Remover(weights, count, how.until, math.log2(how.values))
     seed = round_seed(setup, step, 0)
@@ -115,8 +117,14 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     plan = shared(model, how.values)
     shipped = ship(setup, model, plan, fit(model, setup.train or [], setup.objective, seed=setup.seed), seed)
     trial = Trial(model, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
-    kept = sum(int((layer.weight != 0).sum()) for layer in layers.values())
-    return trial, trial.cost / max(1, kept)
+    return trial, trial.cost / max(1, sum(int((w != 0).sum()) for w in weights))
+
+
+def _removable(layers: dict[str, Layer]) -> list[nn.Parameter]:
+    """The weights of the layers, and their biases."""
+    found = [getattr(layer.module, layer.parameter) for layer in layers.values()]
+    found += [bias for layer in layers.values() if (bias := getattr(layer.module, "bias", None)) is not None]
+    return [w for w in found if w.requires_grad]
 
 
 def shared(model: nn.Module, values: int) -> Plan:
