@@ -128,10 +128,10 @@ def about() -> Record:
 
 def binarized(splits: Splits, recipe: Record, args: argparse.Namespace) -> tuple[nn.Module, float]:
     """The trained network with its real-valued copies as weights, from the committed file or trained now; seconds of training."""
-    target, keep = path(NETWORK, DATASET, args.seed), args.examples is None
+    target, keep, spent = path(NETWORK, DATASET, args.seed), args.examples is None, Spent(args.resume)
     if keep and target.exists():
-        return trained(NETWORK, DATASET, args.seed), 0.0
-    training, spent = wrap(build(NETWORK, args.seed), {BINARY: Binary()}), Spent(args.resume)
+        return trained(NETWORK, DATASET, args.seed), spent.seconds
+    training = wrap(build(NETWORK, args.seed), {BINARY: Binary()})
 
     def progress(epoch: int, epochs: int, loss: float) -> None:
         spent.tick(epoch, epochs, loss)
@@ -182,10 +182,11 @@ def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> N
     copies, seconds = binarized(splits, recipe, args)
     whole = wrap(copy.deepcopy(copies), {BINARY: Binary()}).finalize().eval()
     dense, wanted = bake(whole), sum(p.numel() for p in copies.parameters())
-    before, _ = measured(whole, dense, splits, args.keep, f"{NETWORK}-s{args.seed}")
+    before, timed = measured(whole, dense, splits, args.keep, f"{NETWORK}-s{args.seed}")
     shared = {"study": "binary", "network": NETWORK, "dataset": DATASET, "training": "Binary()", "seed": args.seed}
     reference = before | {"bytes": 4 * wanted}
-    run(shared, {"stage": "trained"}, "Binary", args, lambda: (before, {}), reference, {"train_seconds": seconds})
+    reference.pop("file", None)
+    run(shared, {"stage": "trained"}, "Binary", args, lambda: (before, timed), reference, {"train_seconds": seconds})
     for share, count in points:
         start = time.perf_counter()
         tuning = recipe | {"epochs": args.tuning, "lr": recipe["lr"] / 4}
