@@ -64,12 +64,13 @@ def _cell(found: list[Record], column: list[list[Record]]) -> str:
 def chosen(records: Iterable[Record], study: str, network: str, dataset: str) -> str:
     """The table of a study of chosen points, in Markdown: a row an aim."""
     key, told = AIMS[study]
-    found: dict[float, list[Record]] = {}
-    for record in records:
-        if (record["network"], record["dataset"]) == (network, dataset):
-            found.setdefault(record["setting"][key], []).append(record)
-    if not found:
+    these = [record for record in records if (record["network"], record["dataset"]) == (network, dataset)]
+    if not these:
         return "No records yet."
+    found: dict[float, list[Record]] = {}
+    for record in these:
+        if record["setting"]["methods"] == these[-1]["setting"]["methods"]:  # the latest way alone
+            found.setdefault(record["setting"][key], []).append(record)
     change_of = "change of test error, points"
     head = [told, "ratio", "bytes", "test error, %", change_of, "each seed's change, with 95 % interval"]
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

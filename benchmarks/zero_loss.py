@@ -40,6 +40,7 @@ from taut.bench.recipes import RECIPES, evaluate
 from taut.budget import Budget, Gradual, Recovery, compress
 from taut.budget.recover import recover
 from taut.budget.run import Method, Result
+from taut.compressors.pool import Pool
 from taut.curve import Point
 from taut.deliver import deliver
 from taut.objective import Objective
@@ -52,10 +53,12 @@ RECOVERY = {
     "resnet-20": Recovery(epochs=6, lr=1e-3, first=0.1),
     "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
 }
-METHODS: dict[str, list[Method]] = {"default": [], "gradual": [Gradual()]}
-"""What the search tries: :func:`taut.budget.compress.default_methods`, or weights removed little by little in a long training."""
-GRADUAL = ("lenet-300-100", "lenet-5-caffe")
-"""The networks that are compressed by ``Gradual``, on images that are turned, scaled and moved, if nothing else is said."""
+METHODS: dict[str, list[Method]] = {"default": [], "gradual": [Gradual()], "pooled": [Gradual(within={"fc1": Pool(by=2)})]}
+"""What the search tries: :func:`taut.budget.compress.default_methods`; weights removed little by little in a long training; the
+same with a first layer that reads its image at half the resolution.
+"""
+USUAL = {"lenet-300-100": "pooled", "lenet-5-caffe": "gradual"}
+"""The method of a network if nothing else is said; long trainings are on images that are turned, scaled and moved."""
 DENSE = 3
 """How many times the epochs of a training each of the dense network's two rounds has."""
 MINUTES = {"lenet-300-100": 60, "lenet-5-caffe": 60, "resnet-20": 60, "vgg-small": 60}
@@ -70,8 +73,7 @@ class Study:
         torch.set_num_threads(args.threads)
         self.args, self.how = args, RECOVERY[args.network]
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
-        args.method = args.method or ("gradual" if args.network in GRADUAL else "default")
-        args.augment = args.augment or ("affine" if args.method == "gradual" else recipe["augment"])
+        args.augment = args.augment or (recipe["augment"] if args.method == "default" else "affine")
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
@@ -110,7 +112,7 @@ class Study:
         return compress(
             self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.how,
             methods=METHODS[args.method] or None, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
-            labels=self.labels, workdir=None if args.work is None else args.work / f"search-{drop:g}",
+            labels=self.labels, workdir=None if args.work is None else args.work / f"search-{args.method}-{drop:g}",
         )  # fmt: skip
 
     def choose(self, found: Result, drop: float, aim: dict[str, float]) -> None:
@@ -143,9 +145,10 @@ def main() -> None:
 
 
 def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[float]:
-    """Those of the wanted values of a setting that have no record of this network and seed yet."""
-    known = read_records(args.out) if args.out.exists() else []
-    done = {r["setting"][key] for r in known if (r["network"], r["seed"]) == (args.network, args.seed)}
+    """Those of the wanted values of a setting that have no record of this network, seed and method yet."""
+    args.method = args.method or USUAL.get(args.network, "default")
+    known, this = read_records(args.out) if args.out.exists() else [], (args.network, args.seed, args.method)
+    done = {r["setting"][key] for r in known if (r["network"], r["seed"], r["setting"]["methods"]) == this}
     return [value for value in wanted if value not in done]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from taut.compressors.base import Code, TransposedCode
-from taut.compressors.coded import attach
+from taut.compressors.coded import Factored, attach
 from taut.errors import LayerError
 from taut.layers import Alias, Layer, find_layers, put
 from taut.resize import resize
@@ -70,7 +70,9 @@ def _few(names: list[str]) -> str:
 def _put(model: nn.Module, layer: Layer | None, name: str, code: Code) -> None:
     if layer is None:
         path, _, parameter = name.rpartition(".")
-        attach(model.get_submodule(path), parameter, code)
+        module = model.get_submodule(path)
+        # a factored layer keeps its bias on its last part
+        attach(module.last if isinstance(module, Factored) else module, parameter, code)
         return
     # ``put`` transposes such a layer's code itself
     put(model, layer, code.part if layer.kind == "hf_conv1d" and isinstance(code, TransposedCode) else code)

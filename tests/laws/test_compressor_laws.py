@@ -23,6 +23,7 @@ from taut.compressors.codebook import EntropyCodebook, LinearCodebook
 from taut.compressors.columns import Columns
 from taut.compressors.loss_aware import LossAwareBinary
 from taut.compressors.low_rank import matrix_shape
+from taut.compressors.pool import Pool
 from taut.compressors.tucker import Tucker
 
 
@@ -73,6 +74,11 @@ METHODS: list[Compressor] = [
     Columns(inputs=0.6, by="activation"),
     Chain(Columns(inputs=0.5), LowRank(rank=2)),
     Chain(Columns(inputs=0.6, by="activation"), LowRank(rank=1, by="activation")),
+    Pool(by=2),
+    Pool(by=3, channels=1),
+    Pool(by=2, channels=4),
+    Chain(Pool(by=2), Prune(density=0.5, by="fisher")),
+    Chain(Pool(by=2), Chain(Prune(density=0.5), Codebook(k=6))),
     Prune(density=0.3),
     Prune(density=1.0),
     Prune(density=0.4, by="fisher"),
@@ -127,7 +133,7 @@ METHODS: list[Compressor] = [
 ]
 FOUND = law.discovered(METHODS)  # methods that are not listed above are held to every law at each rung of their ladder
 METHODS += FOUND
-SHAPES = [(7,), (1,), (10, 6), (6, 33), (1, 9), (9, 1), (5, 4, 3), (8, 3, 3, 5), (4, 3, 2, 3, 2)]
+SHAPES = [(7,), (1,), (10, 6), (5, 16), (6, 33), (1, 9), (9, 1), (5, 4, 3), (8, 3, 3, 5), (4, 3, 2, 3, 2)]
 HALF = (torch.float16, torch.bfloat16)
 CASES = [
     *(Case(shape) for shape in SHAPES),
@@ -148,6 +154,8 @@ def fits(method: Compressor, case: Case) -> bool:
         return len(case.shape) == 2
     if isinstance(method, Tucker):
         return len(case.shape) > 2 and method.rank_out <= case.shape[0] and method.rank_in <= case.shape[1]
+    if isinstance(method, Pool):
+        return method._unfit(case.shape) is None
     if isinstance(method, BinaryKernels):
         return unfit(case.shape) is None
     if isinstance(method, UserRows):
@@ -197,7 +205,7 @@ def test_law(check, method):
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_gradients(method):
-    for case in (Case((6, 33), torch.float64), Case((8, 3, 3, 5), torch.float64, "sparse")):
+    for case in (Case((6, 33), torch.float64), Case((3, 16), torch.float64), Case((8, 3, 3, 5), torch.float64, "sparse")):
         for setting in settings(method, case):
             law.check_gradients(setting, case)
 
@@ -241,7 +249,7 @@ LADDERS += law.discovered(LADDERS)
 def test_ladder(method):
     cases = [case for case in (*CASES, Case((60, 100)), Case((16, 8, 5, 3))) if law.rungs(method, case.shape)]
     first = method.first if isinstance(method, Chain) else method
-    needed = {Tucker: {4}, Columns: {2}, BinaryKernels: {4}}.get(type(first), {2, 4})
+    needed = {Tucker: {4}, Columns: {2}, BinaryKernels: {4}, Pool: {2}}.get(type(first), {2, 4})
     assert {len(case.shape) for case in cases} >= needed, "a ladder that takes no matrices is held to no law"
     for case in cases:
         law.check_ladder(method, case)

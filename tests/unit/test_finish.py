@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from taut import apply, load, save
 from taut.budget.finish import COARSE, finish, finish_by, near
 from taut.codec.files import sizes
+from taut.compressors import LowRank
 
 G = torch.Generator().manual_seed(0)
 PLAIN = torch.randn(500, generator=G)
@@ -103,3 +105,16 @@ def test_scales_of_norms_have_two_bits_more() -> None:
         norm.bias.normal_(generator=G)
     finish(nn.Sequential(norm), 4)
     assert len(norm.bias.unique()) <= 15 < len(norm.weight.unique()) <= 63
+
+
+def test_a_low_rank_layer_comes_back_with_its_short_bias(tmp_path) -> None:
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 3))
+
+    small = apply(build(), {"0": LowRank(rank=4)})
+    finish(small)
+    size = save(small, tmp_path / "m.taut")
+    again = load(tmp_path / "m.taut", into=build())
+    x = torch.randn(5, 40)
+    assert torch.equal(again.eval()(x), small.eval()(x)) and save(again, tmp_path / "n.taut") == size

@@ -6,9 +6,11 @@ from laws.budget_laws import network
 from laws.compress_laws import blobs
 from torch import nn
 
+from taut import load, save
 from taut.budget import Budget, Gradual, Recovery, compress
 from taut.budget.gradual import shared
 from taut.compressors import Quantize
+from taut.compressors.pool import Pool, PooledLinear
 from taut.errors import TautError
 
 LONG = Recovery(epochs=12, lr=0.02, first=0.2)
@@ -43,3 +45,27 @@ def test_the_search_keeps_the_budget_with_fewer_and_shared_values(seed):
 def test_settings_that_make_no_sense_are_named(settings):
     with pytest.raises(TautError, match="at least 1 value, and until from"):
         Gradual(**settings)
+
+
+def test_layers_that_read_blocks_of_inputs_go_the_whole_way(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(256, 1, 4, 4)
+    y = (x[:, 0, :2].sum((1, 2)) > x[:, 0, 2:].sum((1, 2))).long()
+    train = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 256, 32)]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 2))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for step in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(train[step % 8][0]), train[step % 8][1]).backward()
+        optimizer.step()
+    how = Gradual(values=4, within={"1": Pool(by=2)})
+    settings = {"methods": [how], "recover": LONG, "workdir": tmp_path}
+    results = [compress(net, train, train, Budget(loss_increase=0.3), max_steps=steps, **settings) for steps in (2, 4)]
+    for result in results:
+        best = result.within(Budget(loss_increase=0.3))
+        assert best.best.step > 0 and isinstance(best.model[1][0], PooledLinear) and best.model[1][0].in_features == 4
+        save(best.model, tmp_path / "m.taut")
+        fresh = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 2))
+        with torch.no_grad():
+            assert torch.equal(load(tmp_path / "m.taut", into=fresh).eval()(x), best.model(x))
+    assert len(results[1].curve) >= len(results[0].curve)  # the second goes on where the first ended

@@ -33,14 +33,16 @@ def test_a_table_without_records_says_so(scripts):
 def test_a_table_of_chosen_points_has_the_median_and_every_seed(scripts):
     import tables
 
-    def point(seed, drop, ratio, size, change):
+    def point(seed, drop, ratio, size, change, methods="now"):
         return {
-            "network": "net", "dataset": "data", "seed": seed, "setting": {"max_drop": drop}, "ratio": {"bytes": ratio},
-            "bytes": size, "metric_test": 0.98 - change, "test": {"difference": -change, "difference_interval": [-0.01, 0.002]},
+            "network": "net", "dataset": "data", "seed": seed, "setting": {"max_drop": drop, "methods": methods},
+            "ratio": {"bytes": ratio}, "bytes": size, "metric_test": 0.98 - change,
+            "test": {"difference": -change, "difference_interval": [-0.01, 0.002]},
         }  # fmt: skip
 
     records = [point(1, 0.5, 90.0, 2000, 0.004), point(0, 0.5, 70.0, 3000, 0.001), point(2, 0.5, 80.0, 2500, 0.002)]
-    *_, row = tables.chosen([*records, point(0, 0.0, 40.0, 9000, 0.0)], "zero-loss", "net", "data").splitlines()
+    records = [point(3, 0.5, 10.0, 9000, 0.0, "before"), point(0, 0.0, 40.0, 9000, 0.0), *records]
+    *_, row = tables.chosen(records, "zero-loss", "net", "data").splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:3] == ["0.5", "80 <small>70–90</small>", "2,500 <small>2,000–3,000</small>"]
     assert cells[3:5] == ["2.20 <small>2.10–2.40</small>", "+0.20"]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from taut.apply import apply
 from taut.budget.grids import setting
 from taut.budget.loss_model import fit
 from taut.budget.trial import Plan, Setup, Trial, own_layers, round_seed, ship, train_round
+from taut.compressors.base import Compressor
+from taut.compressors.coded import Factored
 from taut.errors import TautError
 from taut.layers import Layer, find_layers
 from taut.measure import evaluate
@@ -40,13 +44,18 @@ class Gradual:
     that have many (:func:`taut.numeric.significance.log_odds`). Each layer's weights then share ``values`` values, by
     Fisher-weighted k-means, which are trained. Rounds of recovery should be long: 30 epochs and more.
 
+    ``within``: layers, by name or pattern, that are first put into a set, and the parts of their codes take the weight's place:
+    with :class:`taut.compressors.Pool` blocks of inputs are removed and share values, not single inputs, each at the cost of one
+    place in the file.
+
     Example:
         >>> Gradual(values=8)
-        Gradual(values=8, until=0.75)
+        Gradual(values=8, until=0.75, within={})
     """
 
     values: int = 16
     until: float = 0.75
+    within: Mapping[str, Compressor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.values < 1 or not 0.1 <= self.until < 1:
@@ -106,7 +115,7 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     ``price`` is what a weight took in the file before, 0 if there was none.
     """
     assert setup.recovery is not None
-    model = copy.deepcopy(dense)
+    model = _begin(dense, how)
     names = own_layers(model)
     layers = {name: layer for name, layer in find_layers(model).items() if name in names}
     weights = _removable(layers)
@@ -118,6 +127,13 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     shipped = ship(setup, model, plan, fit(model, setup.train or [], setup.objective, seed=setup.seed), seed)
     trial = Trial(model, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
     return trial, trial.cost / max(1, sum(int((w != 0).sum()) for w in weights))
+
+
+def _begin(dense: nn.Module, how: Gradual) -> nn.Module:
+    """A copy with the layers of ``how.within`` in their sets, where they are not yet."""
+    if not how.within or any(isinstance(module, Factored) for module in dense.modules()):
+        return copy.deepcopy(dense)
+    return apply(dense, how.within)
 
 
 def _removable(layers: dict[str, Layer]) -> list[nn.Parameter]:
