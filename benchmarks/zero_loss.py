@@ -57,7 +57,7 @@ METHODS: dict[str, list[Method]] = {"default": [], "gradual": [Gradual()], "pool
 """What the search tries: :func:`taut.budget.compress.default_methods`; weights removed little by little in a long training; the
 same with a first layer that reads its image at half the resolution.
 """
-USUAL = {"lenet-300-100": "pooled", "lenet-5-caffe": "gradual"}
+USUAL = {"lenet-300-100": "gradual", "lenet-5-caffe": "gradual"}
 """The method of a network if nothing else is said; long trainings are on images that are turned, scaled and moved."""
 DENSE = 3
 """How many times the epochs of a training each of the dense network's two rounds has."""
