@@ -65,7 +65,8 @@ def main() -> None:
 
 def hidden(words: list[str]) -> list[str]:
     """The command with the reader's own folder in place of this machine's."""
-    return ["DIR" if i and words[i - 1] in ("--data-dir", "--keep", "--workdir") else word for i, word in enumerate(words)]
+    folders = ("--data-dir", "--keep", "--work", "--workdir", "--out")
+    return ["DIR" if i and words[i - 1] in folders else word for i, word in enumerate(words)]
 
 
 def arguments() -> argparse.Namespace:

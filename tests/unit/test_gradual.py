@@ -8,10 +8,11 @@ from torch import nn
 
 from taut import load, save
 from taut.budget import Budget, Gradual, Recovery, compress
-from taut.budget.gradual import shared
+from taut.budget.gradual import Remover, _removable, shared
 from taut.compressors import Quantize
 from taut.compressors.pool import Pool, PooledLinear
 from taut.errors import TautError
+from taut.layers import find_layers
 
 LONG = Recovery(epochs=12, lr=0.02, first=0.2)
 
@@ -69,3 +70,19 @@ def test_layers_that_read_blocks_of_inputs_go_the_whole_way(tmp_path):
         with torch.no_grad():
             assert torch.equal(load(tmp_path / "m.taut", into=fresh).eval()(x), best.model(x))
     assert len(results[1].curve) >= len(results[0].curve)  # the second goes on where the first ended
+
+
+def test_biases_are_removed_where_they_are_worth_least_for_their_bits():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    net[2].bias.requires_grad_(False)
+    weights = _removable(find_layers(net))
+    assert [tuple(w.shape) for w in weights] == [(4, 6), (2, 4), (4,)]  # a frozen one stays
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([1e-4, 1.0, 1e-4, 1.0]))
+    remover = Remover(weights, count=30, until=0.5, bits=4.0)
+    for w in weights:
+        w.grad = torch.ones_like(w)
+    remover(0.5)
+    assert (net[0].bias != 0).tolist() == [False, True, False, True]
+    assert sum(int((w != 0).sum()) for w in weights) == 30

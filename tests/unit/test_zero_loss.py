@@ -26,7 +26,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
 
     monkeypatch.setattr(zero_loss, "trained", lambda *_: digits)
     monkeypatch.setitem(zero_loss.RECIPES, ("digits-cnn", "digits"), RECIPE)
-    monkeypatch.setattr(sys, "argv", ["study.py", "--data-dir", "/secret"])
+    monkeypatch.setattr(sys, "argv", ["study.py", "--data-dir", "/secret", "--work", "/secret", "--out", "/secret"])
     return {
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 0.05, "threads": 1,
         "method": "default", "augment": None, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",

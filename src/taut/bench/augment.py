@@ -59,7 +59,7 @@ def affine(x: Tensor, fill: Tensor, random: Generator, turn: float = 10.0, scale
     angle, size, down, right = 2 * torch.rand(4, len(x), generator=random) - 1
     angle, size, height, width = angle * math.pi * turn / 180, 1 + scale * size, x.shape[2], x.shape[3]
     cos, sin = angle.cos() / size, angle.sin() / size  # from a place in the output to where it comes from
-    # coordinates run from -1 to 1 along either axis; by outer sums, which is several times as fast as affine_grid
+    # coordinates run from -1 to 1 along either axis; by outer sums, which is faster than affine_grid
     across, along = (torch.arange(1 - side, side, 2) / side for side in (width, height))
     rows = (cos, -sin * height / width, 2 * by * right / width), (sin * width / height, cos, 2 * by * down / height)
     where = torch.stack([

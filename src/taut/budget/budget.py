@@ -13,9 +13,9 @@ class Figures(Protocol):
     """A network's measured loss and metric."""
 
     @property
-    def loss(self) -> float: ...  # noqa: D102
+    def loss(self) -> float: ...
     @property
-    def metric(self) -> float: ...  # noqa: D102
+    def metric(self) -> float: ...
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ class Front:
     """
 
     def __init__(self, folder: Path | None, maximize: bool) -> None:
-        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
-        self.folder = Path(self._temporary.name) if self._temporary is not None else folder / "front"  # type: ignore[operator]
-        self.maximize = maximize
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory()  # removed with this object
+            folder = Path(self._temporary.name)
+        self.folder, self.maximize = folder / "front", maximize
         self.folder.mkdir(parents=True, exist_ok=True)
         self.found: dict[int, Measured] = {}
         if self._list.exists():

@@ -69,7 +69,7 @@ def recover(
     parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
     if not parameters or how.epochs < 1:
         return
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)  # several times faster
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)  # one kernel for all weights
     optimizer = torch.optim.Adam(parameters, lr=how.lr, fused=fused)
     how = replace(how, mix=how.mix and not any(isinstance(m, BATCH_NORMS) for m in model.modules()))
     model.train()

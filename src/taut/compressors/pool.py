@@ -94,8 +94,8 @@ class Pool(Compressor):
         argmin_v  ||v - w||^2    subject to    v[o, c, i, j] = s[o, c, i // by, j // by]
 
     for a linear layer whose inputs are ``channels`` square maps, flattened: what an image or the last convolution gives.
-    Solved by the means of the blocks. The layer then reads sums of pixels, ``by^2`` times fewer: an image of digits at half the
-    resolution is read as well as the whole. In a chain what is removed or put on a codebook are the blocks' weights.
+    Solved by the means of the blocks. The layer then reads sums of pixels, ``by^2`` times fewer.
+    In a chain what is removed or put on a codebook are the blocks' weights.
 
     Args:
         by: side of a block, in inputs; 1 is the weight itself.
