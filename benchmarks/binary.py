@@ -54,7 +54,7 @@ from taut.xnor import pack
 RESULTS = Path(__file__).parent / "results" / "binary.jsonl"
 NETWORK, DATASET = "bnn-small", "cifar-10"
 SIZES, BATCHES = (1024, 2048, 4096), (1, 64)
-POINTS = ((1.0, 0), (1.0, 64), (0.9, 0), (0.8, 0), (0.9, 64), (1.0, 128), (0.8, 64), (1.0, 32), (0.7, 0), (0.7, 64))
+POINTS = ((1.0, 64), (1.0, 0), (0.9, 64), (1.0, 128), (0.9, 0), (1.0, 32), (0.8, 0), (0.8, 64), (0.7, 0), (0.7, 64))
 """The share of filters that is kept, and the kernels that are used (0: all)."""
 
 Record = dict[str, Any]

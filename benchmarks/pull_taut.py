@@ -54,13 +54,14 @@ class Plan:
     ways: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: EVERYTHING)
 
 
+CODEBOOKS = ("steering", "k-means", "k-means by curvature", "k-means by damped curvature")
 # the larger networks cost hours: fewer ways and settings, and shorter passes, so that a steering has as many measured steps
 PLANS = {
     "lenet-300-100": Plan(20, 2e-3),
-    "lenet-5-caffe": Plan(12, 2e-3, 2, dict.fromkeys(("steering", "k-means", "k-means by curvature"), (1, 3, 4, 5)) | {
+    "lenet-5-caffe": Plan(12, 2e-3, 2, dict.fromkeys(CODEBOOKS, (1, 3, 4)) | {
         "entropy codebook": (1, 3, 5), "deep compression": (1, 3, 5), "learning-compression": (1, 3),
     }),
-    "resnet-20": Plan(16, 1e-3, 4, dict.fromkeys(("steering", "k-means", "k-means by curvature"), (1, 3))),
+    "resnet-20": Plan(16, 1e-3, 4, dict.fromkeys(CODEBOOKS, (1, 3))),
     "vgg-small": Plan(16, 1e-3, 4, dict.fromkeys(("steering", "k-means"), (1, 3))),
 }  # fmt: skip
 SLICE = ("steering", "k-means")

@@ -35,9 +35,7 @@ def main() -> None:
     if targets := left(args, "target_error", args.targets):
         study = Study(args, "records")
         drops = {target: drop(study.accuracy, target, args.margin) for target in targets}
-        found = study.search(max(drops.values()))
-        for target in targets:
-            study.choose(found, drops[target], {"target_error": target, "margin": args.margin})
+        study.deliver([(drops[target], {"target_error": target, "margin": args.margin}) for target in targets])
 
 
 def drop(accuracy: float, target: float, margin: float) -> float:

@@ -38,10 +38,10 @@ from taut.regularizers import Distance
 from taut.reparametrize import wrap
 from taut.train import ProxOptimizer
 
-DROPS = (0.0, 0.005, 0.02)
+DROPS = (0.0, 0.005, 0.02, 0.1)
 """What a steering may lose of the validation accuracy: the first of them at which it arrives."""
 FINISH = 4
-"""Of a steering's passes over the data, those that train what the codes leave free."""
+"""Of a steering's passes over the data, those that train what the codes leave free, at least; those not needed to arrive too."""
 
 
 class Passes(Batches):
@@ -119,14 +119,14 @@ def steered(task: Task, setting: Any, how: Steering | None = None) -> Found:
     """Steer onto the codebook; the loosest of :data:`DROPS` that is needed."""
     how = replace(
         how or Steering(), steps=task.epochs - FINISH,
-        train=Recovery(epochs=1, lr=task.lr / 2, steady=True), finish=Recovery(epochs=FINISH, lr=task.lr),
+        train=Recovery(epochs=1, lr=task.lr), finish=Recovery(epochs=FINISH, lr=task.lr),
     )  # fmt: skip
-    plan = {"*": Codebook(k=setting, by="fisher")}
+    plan = {"*": Codebook(k=setting, by="fisher", damping=1.0)}
     for drop in DROPS:
         found = steer(task.network, plan, task.train, task.val, Budget(metric_drop=drop), how=how, seed=task.seed)
         task.log, task.allowed = list(found.steps), drop
         if found.reached:
-            return found.model
+            return task.tune(found.model, task.epochs - FINISH - len(found.steps))
     return None
 
 
@@ -195,6 +195,7 @@ WAYS = {
     "steering": Way(VALUES, steered),
     "k-means": Way(VALUES, _coded(lambda k, _: Codebook(k=k))),
     "k-means by curvature": Way(VALUES, _coded(lambda k, _: Codebook(k=k, by="fisher"))),
+    "k-means by damped curvature": Way(VALUES, _coded(lambda k, _: Codebook(k=k, by="fisher", damping=1.0))),
     "steering, linear model": Way(FEW, partial(steered, how=Steering(model="linear"))),
     "steering, curvature alone": Way(FEW, partial(steered, how=Steering(model="curvature"))),
     "steering, no trust region": Way(FEW, partial(steered, how=Steering(radius=1e6))),

@@ -5,7 +5,8 @@
 In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and ``<!-- end -->``, stands the mean test error of
 each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
 least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
--->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's.
+-->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's. In ``pull-taut.md``
+the tables of ``pull_tables.py``.
 """
 
 import re
@@ -14,12 +15,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from pull_tables import TABLES
+
 from taut.records import read_records
 from taut.selection import choose, matching
 
 HERE = Path(__file__).parent
-PAGES = [HERE.parent / "docs" / "results" / name for name in ("train-taut.md", "zero-loss.md")]
-TABLE = re.compile(r"<!-- (table|chosen): (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+PAGES = [HERE.parent / "docs" / "results" / name for name in ("train-taut.md", "zero-loss.md", "pull-taut.md")]
+TABLE = re.compile(r"<!-- (table|chosen|" + "|".join(TABLES) + r"): (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 AIMS = {"zero-loss": ("max_drop", "allowed drop, points"), "records": ("target_error", "test error aimed at, %")}
 
 Record = dict[str, Any]
@@ -101,7 +104,7 @@ def _certain(record: Record) -> str:
 
 def studies() -> dict[str, list[Record]]:
     """The committed records of each study."""
-    files = {study: HERE / "results" / f"{study}.jsonl" for study in ("train-taut", *AIMS)}
+    files = {study: HERE / "results" / f"{study}.jsonl" for study in ("train-taut", "pull-taut", *AIMS)}
     return {study: read_records(file) if file.exists() else [] for study, file in files.items()}
 
 
@@ -110,7 +113,11 @@ def filled(text: str, records: dict[str, list[Record]]) -> str:
 
     def fill(match: re.Match[str]) -> str:
         kind, *what = match.groups()
-        written = table(records["train-taut"], *what) if kind == "table" else chosen(records[what[0]], *what)
+        if kind in TABLES:
+            found = matching(records[what[0]], {"network": [what[1]], "dataset": [what[2]]})
+            written = TABLES[kind](found) if found else "No records yet."
+        else:
+            written = table(records["train-taut"], *what) if kind == "table" else chosen(records[what[0]], *what)
         return f"<!-- {kind}: {', '.join(what)} -->\n{written}\n<!-- end -->"
 
     return TABLE.sub(fill, text)

@@ -7,7 +7,8 @@ Starts from the committed baseline of the seed (``benchmarks/baselines``). First
 have: two long rounds of the same recovery, with the same augmentation and distillation; what is best on validation data is the
 reference. Then one ``taut.compress``, for the largest allowed drop of validation accuracy (in points), which goes from large
 sizes to small ones. For each drop, the smallest network of that search within it is delivered, written and read back, and test
-data is looked at once, for it. With ``--work`` an interrupted search goes on, and study ``records`` chooses from the same one.
+data is looked at once, for it; where even the first sizes lost more than a drop, that one has a search of its own, of longer
+trainings. With ``--work`` an interrupted search goes on, and study ``records`` chooses from the same one.
 
 One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
 the change of the test metric with its paired 95 % interval and the p-value of the exact McNemar test; ``baseline`` is the
@@ -62,6 +63,8 @@ USUAL = {"lenet-300-100": "gradual", "lenet-5-caffe": "gradual"}
 DENSE = 3
 """How many times the epochs of a training each of the dense network's two rounds has."""
 MINUTES = {"lenet-300-100": 60, "lenet-5-caffe": 60, "resnet-20": 60, "vgg-small": 60}
+LARGER = 1.5
+"""Where a drop's own search begins, as a multiple of the largest size that the common one tried."""
 LOOSEST = 1.0
 """The drop, in points, that a search goes to at least."""
 
@@ -100,20 +103,32 @@ class Study:
             os.replace(file.with_suffix(".part"), file)
         return model
 
-    def search(self, drop: float) -> Result:
+    def search(self, drop: float, how: Recovery | None = None) -> Result:
         """Go from large sizes to small ones while no more than ``drop`` points are lost."""
-        args, start = self.args, monotonic()
-        drop = max(drop, args.loosest)
+        args, start, self.used = self.args, monotonic(), how or self.how
 
         def tell(point: Point) -> None:
             kept = "kept" if point.kept else "-"
             print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
 
         return compress(
-            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.how,
+            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.used,
             methods=METHODS[args.method] or None, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
             labels=self.labels, workdir=None if args.work is None else args.work / f"search-{args.method}-{drop:g}",
         )  # fmt: skip
+
+    def deliver(self, wanted: list[tuple[float, dict[str, float]]]) -> None:
+        """For each drop, with the aim that names it, the smallest network of one search; where the first sizes that it tried have
+        lost too much already, of a search of that drop's own, from a larger size, each step as long as a round of the dense one.
+        """
+        wanted = sorted(wanted, key=lambda one: -one[0])
+        found = self.search(max(wanted[0][0], self.args.loosest))
+        for drop, aim in wanted:
+            tried = [point.bytes for point in found.curve if point.step]
+            if tried and not found.within(Budget(metric_drop=drop / 100)).best.step:
+                first = LARGER * max(tried) / found.baseline.bytes
+                found = self.search(drop, replace(self.how, epochs=DENSE * self.how.epochs, first=first))
+            self.choose(found, drop, aim)
 
     def choose(self, found: Result, drop: float, aim: dict[str, float]) -> None:
         """Deliver the smallest network within ``drop`` points, and append its record; ``aim`` names it."""
@@ -127,7 +142,7 @@ class Study:
             )  # fmt: skip
             chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
         setting = {**aim, "methods": args.method, "augment": args.augment, "minutes": args.minutes, "loosest": args.loosest}
-        setting |= {"recovery": str(self.how), "reference": self.start, "dense_rounds": 2 * [DENSE * self.how.epochs]}
+        setting |= {"recovery": str(self.used), "reference": self.start, "dense_rounds": 2 * [DENSE * self.how.epochs]}
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
         more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
@@ -138,10 +153,7 @@ def main() -> None:
     """One search, if a drop has no record yet, and what it has for each of these."""
     args = arguments()
     if drops := left(args, "max_drop", args.drops):
-        study = Study(args)
-        found = study.search(max(drops))
-        for drop in drops:
-            study.choose(found, drop, {"max_drop": drop})
+        Study(args).deliver([(drop, {"max_drop": drop}) for drop in drops])
 
 
 def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[float]:

@@ -12,9 +12,30 @@ from torch.nn import functional
 
 from taut.codec.files import load, save
 from taut.codec.records import size
+from taut.compressors import Codebook
 from taut.compressors.base import Stats
 from taut.compressors.codebook import CodebookCode
 from taut.layers import bake, codes, find_layers
+
+# -- codebooks by a damped curvature ----------------------------------------------------------------------------------------
+
+
+def check_damping(make, seed):
+    """``make(k, damping)`` weights by the Fisher information and so many means of it: no table for another damping is better."""
+    draw = torch.Generator().manual_seed(seed)
+    w = torch.randn(20, 15, generator=draw)
+    fisher = torch.rand(20, 15, generator=draw) ** 8 * 10.0 ** (seed - 3)
+
+    def loss(code, damping):
+        return float(((fisher + damping * fisher.mean()) * (code.decompress() - w) ** 2).sum() / fisher.sum())
+
+    amounts = (0.0, 0.5, 1.0, 8.0, 1e6)
+    others = [Codebook(k=4, by="fisher").compress(w, Stats(fisher=fisher + other * fisher.mean())) for other in amounts]
+    for damping in amounts:
+        least = loss(make(4, damping).compress(w, Stats(fisher=fisher)), damping)
+        for other, amount in zip(others, amounts, strict=True):
+            assert least <= loss(other, damping) * (1 + 1e-5), f"damping {damping}: the table of {amount} is better"
+
 
 # -- codebooks that pay for their bits --------------------------------------------------------------------------------------
 

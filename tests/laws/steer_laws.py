@@ -83,6 +83,17 @@ def task(seed: int, batches: int = 4) -> list[tuple[Tensor, Tensor]]:
     return [(part, part[:, :3].argmax(1)) for part in x]
 
 
+def trained(seed: int, passes: int = 20) -> nn.Module:
+    """The classifier after some training on its task."""
+    model = network(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for x, y in passes * task(seed, 8):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model
+
+
 PLANS: list[dict[str, Compressor]] = [
     {"*": Codebook(k=3)},
     {"*": Codebook(k=4, by="fisher")},
@@ -108,6 +119,21 @@ def check_bound(steer: Steer, seed: int, increase: float) -> None:
     assert found.evaluation.loss <= bound
     for n, t in model.state_dict().items():
         assert torch.equal(t, before[n]), "the model given was changed"
+
+
+def check_metric_bound(steer: Steer, seed: int, drop: float) -> None:
+    """With a bound on the metric: every kept network holds it, or, on the way, has a loss within one standard error."""
+    model, data, val = trained(seed), task(seed), task(seed + 1, 2)
+    how = Steering(radius=1.0, steps=8, samples=64, train=None, finish=None)
+    found = steer(model, PLANS[seed % len(PLANS)], data, val, Budget(metric_drop=drop), how=how, seed=seed)
+    losses = found.baseline.losses
+    loss = found.baseline.loss + float(losses.std()) / len(losses) ** 0.5 + 1e-6
+    for step in found.steps:
+        holds = step.metric >= found.baseline.metric - drop - 1e-9
+        if step.kept:
+            assert holds or (step.loss <= loss and not step.coded), f"step {step.index} was kept at {step.metric}, {step.loss}"
+        else:
+            assert not holds, f"step {step.index} is within the budget and was not kept"
 
 
 def check_toy(steer: Steer, seed: int) -> None:

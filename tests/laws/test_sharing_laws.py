@@ -22,6 +22,14 @@ WEIGHT = torch.randn(60, 40, generator=torch.Generator().manual_seed(0)) * 0.1
 HEAVY = torch.tensor(DRAW.standard_t(3, (20, 10, 3, 3)), dtype=torch.float32)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_damping_is_added_to_the_curvature(seed):
+    laws.check_damping(lambda k, damping: Codebook(k=k, by="fisher", damping=damping), seed)
+    for damping in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(TautError, match="damping is a finite number"):
+            Codebook(damping=damping)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_an_entropy_codebook_is_the_optimum(seed):
     laws.check_entropy_optimum(entropy_kmeans_1d, seed)

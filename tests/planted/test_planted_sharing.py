@@ -230,3 +230,18 @@ def test_the_law_of_shared_tables_sees_a_code_behind_another(tmp_path, monkeypat
     monkeypatch.setattr(layers, "_identity", by_parameter)
     with pytest.raises(AssertionError):
         laws.check_shared(share_codebook, Codebook(k=5), make, torch.randn(3, 5), tmp_path / "m.taut")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k, damping: Codebook(k=k, by="fisher"),
+        lambda k, damping: Codebook(k=k),
+        lambda k, damping: Codebook(k=k, by="fisher", damping=damping**2),
+    ],
+    ids=["not damped", "no curvature", "squared"],
+)
+def test_the_law_of_damping_sees(make):
+    with pytest.raises(AssertionError):
+        for seed in range(6):
+            laws.check_damping(make, seed)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from laws.steer_laws import check_bound, check_subproblem, check_toy
+from laws.steer_laws import check_bound, check_metric_bound, check_subproblem, check_toy
 
 from taut.budget.course import Course
 from taut.budget.steer import steer
@@ -54,6 +54,22 @@ def test_the_law_of_the_bound_sees(monkeypatch):
     with pytest.raises(AssertionError):
         for seed in range(10):
             check_bound(steer, seed, 0.0)
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        lambda self, found, arrives: True,
+        lambda self, found, arrives: found.loss <= self._bound(),
+        lambda self, found, arrives: self.budget.holds(self.found, found),
+    ],
+    ids=["keeps all", "by the loss alone", "against the last kept"],
+)
+def test_the_law_of_the_metrics_bound_sees(monkeypatch, holds):
+    monkeypatch.setattr(Course, "_holds", holds)
+    with pytest.raises(AssertionError):
+        for seed in range(30):
+            check_metric_bound(steer, seed, (0.0, 0.02, 0.1)[seed % 3])
 
 
 def test_the_law_of_the_toy_sees(monkeypatch):

@@ -54,6 +54,27 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
         assert "/secret" not in record["command"]
 
 
+def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arguments, monkeypatch):
+    import zero_loss
+
+    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.005))
+    begun, search = [], zero_loss.Study.search
+
+    def noted(self, drop, how=None):
+        begun.append((drop, (how or self.how).first))
+        return search(self, drop, how)
+
+    monkeypatch.setattr(zero_loss.Study, "search", noted)
+    more = {"drops": [2.0, 70.0], "loosest": 70.0, "minutes": 0.5}
+    monkeypatch.setattr(zero_loss, "arguments", lambda: type("Args", (), arguments | more))
+    zero_loss.main()
+    loose, strict = read_records(arguments["out"])
+    assert [drop for drop, _ in begun] == [70.0, 2.0] and begun[1][1] > begun[0][1] == 0.005
+    assert [record["setting"]["max_drop"] for record in (loose, strict)] == [70.0, 2.0]
+    assert strict["baseline"]["metric_val"] - strict["metric_val"] <= 0.02 < loose["baseline"]["metric_val"] - loose["metric_val"]
+    assert 1.5 < strict["ratio"]["bytes"] < loose["ratio"]["bytes"]
+
+
 def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypatch):
     import records
     import zero_loss

@@ -37,8 +37,8 @@ def steer(
     codes leave free is trained, and it is kept under the same rule. Khoram and Li, *DNN model compression under accuracy
     constraints*, with curvature, since at a trained optimum the gradient predicts nothing.
 
-    With a budget of the metric, the loss on the way may be above the original's by one standard error of its measurement, and the
-    coded network has to hold the metric.
+    With a budget of the metric, a step on the way is kept too if its loss is above the original's by no more than one standard
+    error of its measurement; the coded network has to hold the metric.
 
     ``plan`` maps layer names or patterns to compressors, as for :func:`taut.apply`. ``model`` is not changed. ``time_limit`` in
     seconds. ``progress`` is called with every measured candidate. If the sets are out of reach, ``reached`` is false and

@@ -27,7 +27,7 @@ class Steering:
     radius: float = 0.25
     samples: int = 2048
     steps: int = 60
-    train: Recovery | None = Recovery(epochs=1, lr=5e-4, steady=True)
+    train: Recovery | None = Recovery(epochs=1, lr=1e-3)
     finish: Recovery | None = Recovery(epochs=4, lr=5e-4)
 
     def __post_init__(self) -> None:
