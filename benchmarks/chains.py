@@ -16,11 +16,12 @@ from typing import Any
 
 import standard_codec
 import torch
+from int8_chains import nncf_int8, onnxruntime_int8
 from safetensors.torch import save
 from torch import nn
 
 import taut
-from taut.bench.data import Batches, Splits
+from taut.bench.data import Batches, Split, Splits
 from taut.budget import Budget, Recovery, Shrink, compress
 from taut.budget.recover import recover
 from taut.objective import Objective
@@ -61,9 +62,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """A network, as it is read back from ``file``, and how it came about."""
+    """A network, as it is read back from ``file``, and how it came about; none if the file is a graph that runs as it is."""
 
-    model: nn.Module
+    model: nn.Module | None
     file: bytes
     how: dict[str, Any]
 
@@ -100,6 +101,11 @@ def torchao(task: Task, bits: int) -> Iterator[Found]:
     back = copy.deepcopy(task.network)
     back.load_state_dict(plain)
     yield Found(back, file.getvalue(), {})
+
+
+def integers(task: Task, quantize: Callable[[nn.Module, Split], bytes]) -> Iterator[Found]:
+    """The graph of the network on 8-bit integers, activations too; nothing is trained."""
+    yield Found(None, quantize(task.network, task.splits.train), {})
 
 
 def standard(task: Task, _: Any) -> Iterator[Found]:
@@ -176,6 +182,8 @@ WAYS = {
     "zstd": Way((19,), zstd, "zst"),
     "zipnn": Way((0,), zipnn, "znn"),
     "torchao": Way((8,), torchao, "pt"),
+    "ONNX Runtime int8": Way((8,), lambda task, _: integers(task, onnxruntime_int8), "onnx"),
+    "NNCF int8": Way((8,), lambda task, _: integers(task, nncf_int8), "onnx"),
     "nncodec": Way((0,), standard, "nnc"),
     "Torch-Pruning + nncodec": Way(RATIOS, pruned, "nnc"),
     "taut, not trained": Way((0.0, 0.5, 1.0), rate_aware, "taut"),

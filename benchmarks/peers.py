@@ -7,17 +7,19 @@
 A residual network of 1.2 million parameters (``digits-resnet``, ``fashion-resnet``) is trained by its recipe. From there every
 way of ``chains.py`` has the same epochs in all, the same loss, optimizer and data, at each of its settings: Torch-Pruning,
 fine-tuning, and the codec of the neural network coding standard; taut's narrowing and entropy-penalised training, alone and
-together; and ways that train nothing. One record a network that came out, appended to ``benchmarks/results/peers.jsonl``: the
-length of the whole file, the accuracy of what is read back from it, and its latency as a graph in ONNX Runtime at batch 1 on one
-thread, in turn with that of the network before. Settings whose records are there are not run again.
+together; and ways that train nothing, 8-bit graphs of ONNX Runtime's quantizer and of NNCF among them. One record a network
+that came out, appended to ``benchmarks/results/peers.jsonl``: the length of the whole file, the accuracy of what is read back
+from it, and its latency as a graph in ONNX Runtime at batch 1 on one thread, in turn with that of the network before. Settings
+whose records are there are not run again.
 
 ``--table`` prints, for each way, the smallest file within drops of validation accuracy, the change of its test accuracy and its
 speed-up, medians over the seeds.
 
-Peers are optional: ``pip install torch-pruning zstandard zipnn torchao`` and ``pip install nncodec --no-deps``.
+Peers are optional: ``pip install torch-pruning zstandard zipnn torchao nncf`` and ``pip install nncodec --no-deps``.
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,16 +27,19 @@ from typing import Any
 
 import torch
 from chains import WAYS, Found, Task, named
-from torch import nn
+from torch import Tensor, nn
 
+import taut
 from taut.bench.data import Splits, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, evaluate, train
 from taut.deliver import machine
-from taut.latency import Timing, time_models_onnx
+from taut.export.int8 import Running
+from taut.latency import Latency, Timing, time_models_onnx, time_onnx
 from taut.layers import bake
 from taut.measure import ledger
 from taut.records import append_records, read_records
+from taut.runtime import session
 from taut.version import VERSION
 
 RESULTS = Path(__file__).parent / "results" / "peers.jsonl"
@@ -79,18 +84,30 @@ def run(args: argparse.Namespace, seed: int) -> None:
 
 def measured(found: Found, splits: Splits, start: nn.Module | None = None, before: Record | None = None) -> Record:
     """What a record says of a network; its latency in turn with that of ``start``."""
-    model, x = found.model.eval(), splits.example_input
-    loss, accuracy = evaluate(model, splits.val)
-    totals = ledger(model, x).totals()
-    record: Record = {key: totals[key] for key in ("params", "nonzeros", "macs")} | {"bytes": len(found.file)}
-    record |= {"loss_val": loss, "metric_val": accuracy, "metric_test": evaluate(model, splits.test)[1]}
-    if start is None or before is None:
-        return record
-    times = {
-        name: {"latency_ms": time.median_ms, "latency_spread": [time.low_ms, time.high_ms]}
-        for name, time in time_models_onnx({"now": bake(model), "before": start}, x, timing=TIMING).items()
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        path, x = Path(folder, "m.onnx"), splits.example_input
+        path.write_bytes(found.file)
+        model = Running(session(path)) if found.model is None else found.model.eval()
+        loss, accuracy = evaluate(model, splits.val)
+        totals = ledger(found.model or start, x).totals()  # integers are as many as the floats before them
+        record: Record = {key: totals[key] for key in ("params", "nonzeros", "macs")} | {"bytes": len(found.file)}
+        record |= {"loss_val": loss, "metric_val": accuracy, "metric_test": evaluate(model, splits.test)[1]}
+        if start is None or before is None:
+            return record
+        times = {
+            name: {"latency_ms": time.median_ms, "latency_spread": [time.low_ms, time.high_ms]}
+            for name, time in in_turn(found.model, path, start, x).items()
+        }
     return record | times["now"] | {"baseline": before | times["before"]}
+
+
+def in_turn(model: nn.Module | None, graph: Path, start: nn.Module, x: Tensor) -> dict[str, Latency]:
+    """The latencies in ONNX Runtime of a model, or of a file that is a graph, ``now``, and of the network before it."""
+    if model is not None:
+        return time_models_onnx({"now": bake(model), "before": start}, x, timing=TIMING)
+    before = graph.with_name("before.onnx")
+    taut.export_onnx(start, before, x)
+    return time_onnx({"now": graph, "before": before}, x, timing=TIMING)
 
 
 def table(records: list[Record]) -> str:

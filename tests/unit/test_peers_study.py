@@ -11,7 +11,7 @@ from taut.codec.files import load as read
 from taut.records import read_records
 
 RECIPE = {"batch_size": 64, "augment": "shift1", "epochs": 4, "lr": 6e-3, "schedule": "onecycle"}
-WAYS = ("safetensors", "taut, not trained", "taut, narrowed + entropy")
+WAYS = ("safetensors", "ONNX Runtime int8", "taut, not trained", "taut, narrowed + entropy")
 
 
 @pytest.fixture
@@ -42,6 +42,9 @@ def test_a_record_tells_of_the_file_that_is_kept(study, tmp_path):
             assert evaluate(read(file, into=build("digits-cnn")), splits.val)[1] == r["metric_val"]
             assert r["bytes"] < r["baseline"]["bytes"] / 4
     assert records[0]["metric_val"] == evaluate(start, splits.val)[1] == records[0]["baseline"]["metric_val"]
+    integers = records[1]
+    assert integers["baseline"]["bytes"] / 4 < integers["bytes"] < integers["baseline"]["bytes"] / 2.5
+    assert integers["macs"] == records[0]["macs"] and integers["metric_val"] > records[0]["metric_val"] - 0.05
     wide, narrow = records[-2:]
     assert narrow["macs"] < wide["macs"] < records[0]["macs"] / 4
 
