@@ -54,7 +54,7 @@ from taut.xnor import pack
 RESULTS = Path(__file__).parent / "results" / "binary.jsonl"
 NETWORK, DATASET = "bnn-small", "cifar-10"
 SIZES, BATCHES = (1024, 2048, 4096), (1, 64)
-POINTS = ((1.0, 64), (1.0, 0), (0.9, 64), (1.0, 128), (0.9, 0), (1.0, 32), (0.8, 0), (0.8, 64), (0.7, 0), (0.7, 64))
+POINTS = ((1.0, 112), (1.0, 64), (1.0, 0), (0.9, 112), (0.9, 0), (0.8, 64))
 """The share of filters that is kept, and the kernels that are used (0: all)."""
 
 Record = dict[str, Any]
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of CIFAR-10's files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="of training, in place of the recipe's")
-    parser.add_argument("--tuning", type=int, default=4, help="epochs of fine-tuning after each compression")
+    parser.add_argument("--tuning", type=int, default=8, help="epochs of fine-tuning after each compression")
     parser.add_argument("--examples", type=int, help="use only so many of each part of the data, and keep no baseline: for a try")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")
