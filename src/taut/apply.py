@@ -24,7 +24,7 @@ def assign(names: Iterable[str], plan: Mapping[str, Method]) -> dict[str, Method
     Example:
         >>> from taut.compressors import LowRank, Codebook
         >>> {name: str(method) for name, method in assign(["a", "b"], {"*": Codebook(4), "b": LowRank(2)}).items()}
-        {'b': 'LowRank(rank=2, scheme=1, by=weight)', 'a': 'Codebook(k=4, by=magnitude, keep_zero=True)'}
+        {'b': 'LowRank(rank=2, scheme=1, by=weight)', 'a': 'Codebook(k=4, by=magnitude, keep_zero=True, damping=0)'}
     """
     names = list(names)
     chosen: dict[str, Method] = {}

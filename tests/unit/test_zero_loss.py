@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from taut.bench.data import load
 from taut.bench.networks import build
 from taut.bench.recipes import train
-from taut.budget import Recovery
+from taut.budget import Budget, Recovery
 from taut.errors import TautError
 from taut.records import read_records
 
@@ -54,25 +55,33 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
         assert "/secret" not in record["command"]
 
 
-def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arguments, monkeypatch):
+def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arguments):
     import zero_loss
 
-    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.005))
-    begun, search = [], zero_loss.Study.search
+    study = object.__new__(zero_loss.Study)
+    study.args, study.how, study.rounds = SimpleNamespace(loosest=1.0), Recovery(epochs=4, first=0.02), 12
+    sizes = {1.0: [(0.3, 900), (0.8, 500)], 0.1: [(0.2, 1400), (0.05, 2000), (0.1, 1700)]}  # points lost, bytes
+    begun, chosen = [], []
 
-    def noted(self, drop, how=None):
-        begun.append((drop, (how or self.how).first))
-        return search(self, drop, how)
+    def search(drop, how=None):
+        begun.append((drop, how))
+        curve = [SimpleNamespace(step=step, bytes=size) for step, (_, size) in enumerate([(0, 10_000), *sizes[drop]])]
 
-    monkeypatch.setattr(zero_loss.Study, "search", noted)
-    more = {"drops": [2.0, 70.0], "loosest": 70.0, "minutes": 0.5}
-    monkeypatch.setattr(zero_loss, "arguments", lambda: type("Args", (), arguments | more))
-    zero_loss.main()
-    loose, strict = read_records(arguments["out"])
-    assert [drop for drop, _ in begun] == [70.0, 2.0] and begun[1][1] > begun[0][1] == 0.005
-    assert [record["setting"]["max_drop"] for record in (loose, strict)] == [70.0, 2.0]
-    assert strict["baseline"]["metric_val"] - strict["metric_val"] <= 0.02 < loose["baseline"]["metric_val"] - loose["metric_val"]
-    assert 1.5 < strict["ratio"]["bytes"] < loose["ratio"]["bytes"]
+        def within(budget):
+            held = [(size, step) for step, (lost, size) in enumerate(sizes[drop], 1) if lost <= 100 * budget.metric_drop]
+            return SimpleNamespace(best=SimpleNamespace(step=min(held, default=(0, 0))[1]))
+
+        return SimpleNamespace(curve=curve, baseline=curve[0], within=within)
+
+    def choose(found, drop, aim):
+        chosen.append((drop, found.within(Budget(drop / 100)).best.step))
+
+    study.search, study.choose = search, choose
+    study.deliver([(drop, {"max_drop": drop}) for drop in (0.1, 0.5, 1.0)])
+    assert chosen == [(1.0, 2), (0.5, 1), (0.1, 3)]
+    (whole, usual), (strict, longer) = begun
+    assert (whole, usual, strict) == (1.0, None, 0.1)
+    assert longer.epochs == study.rounds and longer.first * 10_000 == pytest.approx(zero_loss.LARGER * 900)
 
 
 def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypatch):
