@@ -26,6 +26,7 @@ import standard_codec
 import torch
 from baselines import trained
 from torch import nn
+from within import smallest
 
 import taut
 from taut.bench.data import Batches, Splits, load
@@ -134,10 +135,10 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def _cell(found: list[dict[str, Any]], drop: float) -> str:
-    kept = [r for r in found if r["metric_val"] >= r["baseline"]["metric_val"] - drop / 100 - 1e-9]
+    kept = smallest(found, drop)
     if not kept:
         return "—"
-    best = min(kept, key=lambda r: r["bytes"])
+    (best,) = kept  # of one seed
     return f"{best['bytes']:,} ({best['baseline']['bytes'] / best['bytes']:.1f}×), test {100 * best['metric_test']:.2f} %"
 
 

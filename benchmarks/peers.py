@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from chains import WAYS, Found, Task, named
 from torch import Tensor, nn
+from within import smallest
 
 import taut
 from taut.bench.data import Splits, load
@@ -122,18 +123,8 @@ def table(records: list[Record]) -> str:
     return "\n".join(rows)
 
 
-def chosen(found: list[Record], drop: float) -> list[Record]:
-    """The smallest file of each seed that loses no more than ``drop`` points of validation accuracy."""
-    best: dict[int, Record] = {}
-    for r in found:
-        held = r["metric_val"] >= r["baseline"]["metric_val"] - drop / 100 - 1e-9
-        if held and (r["seed"] not in best or r["bytes"] < best[r["seed"]]["bytes"]):
-            best[r["seed"]] = r
-    return list(best.values())
-
-
 def _cell(found: list[Record], drop: float) -> str:
-    best = chosen(found, drop)
+    best = smallest(found, drop)
     if len(best) < len({r["seed"] for r in found}):
         return "—"  # not on every seed
     size, ratio = median(r["bytes"] for r in best), median(r["baseline"]["bytes"] / r["bytes"] for r in best)

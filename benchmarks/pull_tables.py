@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any
 
 from sharing import WAYS
+from within import smallest
 
 Record = dict[str, Any]
 DROPS = (0.0, 0.1, 0.5, 1.0)
@@ -61,16 +62,12 @@ def _by_way(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def _smallest(found: list[Record], drop: float) -> str:
     """The median over the seeds of what validation data chooses; a dash where a seed has nothing."""
-    best: dict[int, Record] = {}
-    for r in found:
-        held = "bytes" in r and r["metric_val"] >= r["baseline"]["metric_val"] - drop / 100 - 1e-9
-        if held and (r["seed"] not in best or r["bytes"] < best[r["seed"]]["bytes"]):
-            best[r["seed"]] = r
+    best = smallest(found, drop)
     if len(best) < len({r["seed"] for r in found}):
         return "—"
-    size = median(r["bytes"] for r in best.values())
-    ratio = median(4 * r["baseline"]["params"] / r["bytes"] for r in best.values())
-    rise = median(100 * (r["baseline"]["metric_test"] - r["metric_test"]) for r in best.values())
+    size = median(r["bytes"] for r in best)
+    ratio = median(4 * r["baseline"]["params"] / r["bytes"] for r in best)
+    rise = median(100 * (r["baseline"]["metric_test"] - r["metric_test"]) for r in best)
     return f"{size:,.0f} ({ratio:.1f}×), test {rise:+.2f}"
 
 

@@ -49,6 +49,38 @@ def test_a_table_of_chosen_points_has_the_median_and_every_seed(scripts):
     assert cells[5] == "+0.10 (-0.20 to +1.00); +0.40 (-0.20 to +1.00); +0.20 (-0.20 to +1.00)"
 
 
+def steered(way, value, seed, metric, size, loss=0.05, **more):
+    told = {"way": way, "value": value, "arrived": size is not None, "max_drop": 0.005}
+    record = {"method": way, "seed": seed, "setting": told, "baseline": {"params": 1000, "metric_val": 0.98, "metric_test": 0.97}}
+    if size is not None:
+        record |= {"bytes": size, "metric_val": metric, "metric_test": metric - 0.02, "loss_val": loss}
+    return record | more
+
+
+def test_the_tables_of_shared_values_say_what_was_chosen_and_what_failed(scripts):
+    import pull_tables
+
+    steps = [
+        {"measured": 0.01, "predicted": 0.0, "error": 0.002, "kept": True},
+        {"measured": 0.0, "predicted": 0.003, "error": 0.002, "kept": False},
+    ]
+    records = [
+        steered("k-means", 8, 0, 0.98, 400, 0.05), steered("k-means", 4, 0, 0.975, 200, 0.06),
+        steered("k-means", 8, 1, 0.976, 500, 0.07),
+        steered("steering", 8, 0, 0.98, 380, 0.04, steps=steps), steered("steering", 4, 0, None, None, steps=steps[1:]),
+    ]  # fmt: skip
+    assert pull_tables.within(records).splitlines()[2:] == [
+        "| steering | 380 (10.5×), test +1.00 | 380 (10.5×), test +1.00 | 380 (10.5×), test +1.00 | 380 (10.5×), test +1.00 |",
+        "| k-means | — | — | 350 (14.0×), test +1.45 | 350 (14.0×), test +1.45 |",
+    ]
+    assert pull_tables.codebooks(records).splitlines()[2:] == [
+        "| 8 | **0.0400**, 4.00 %, 380 bytes | 0.0600, 4.20 %, 450 bytes |", "| 4 | — | **0.0600**, 4.50 %, 200 bytes |"
+    ]  # fmt: skip
+    assert pull_tables.predicted(records).splitlines()[2:] == [
+        "| steering | 1 of 2 | 0.5 (1×) | 1 of 3 | 0.0030 | 0.0020 | 2 of 3 |"
+    ]
+
+
 def test_every_plan_names_ways_and_families_that_exist(scripts):
     from families import FAMILIES
     from plans import PLANS, SLICE

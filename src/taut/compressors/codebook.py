@@ -63,7 +63,7 @@ class Codebook(Compressor):
         by: ``"magnitude"`` or ``"fisher"`` (needs ``stats.fisher``).
         keep_zero: one of the values is exactly 0, so that zeros stay zeros.
         damping: of ``by="fisher"``, in means of the layer's Fisher information, added to it (Levenberg, Marquardt): few values
-            are far from the weights, where the curvature at the weights says less. 1 is a good start for 6 values and fewer.
+            are far from the weights, where the curvature at the weights says less. Much of it is ``by="magnitude"``.
 
     Example:
         >>> code = Codebook(k=3).compress(torch.tensor([[0.0, 0.1, 1.0], [1.25, -2.0, 0.0]]))
