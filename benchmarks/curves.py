@@ -34,6 +34,13 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "no-training": ("no-training", {
         "title": "LeNet-5-Caffe on MNIST, nothing trained", "error": True, "only": {"network": ["lenet-5-caffe"]},
     }),
+    "zero-loss": ("zero-loss-curves", {
+        "title": "LeNet-300-100 on MNIST, all that was searched", "error": True, "only": {"network": ["lenet-300-100"]},
+    }),
+    "pull-taut": ("pull-taut", {
+        "title": "LeNet-300-100 on MNIST, 20 epochs each", "y": "metric_test", "error": True,
+        "only": {"network": ["lenet-300-100"]},
+    }),
     "low-rank": _family("low-rank", title="low rank, no fine-tuning"),
     "low-rank-tuned": _family("low-rank, fine-tuned", title="low rank, fine-tuned"),
     "narrow": _family("narrow low-rank", title="low rank on fewer inputs, no fine-tuning"),

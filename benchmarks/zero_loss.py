@@ -13,7 +13,7 @@ trainings. With ``--work`` an interrupted search goes on, and study ``records`` 
 One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
 the change of the test metric with its paired 95 % interval and the p-value of the exact McNemar test; ``baseline`` is the
 reference. ``compress_seconds``: until the point was measured; ``search_seconds``: all of the search. A drop whose record is there
-is not run again.
+is not run again. All points of the search are in ``zero-loss-curves.jsonl``, without test data.
 """
 
 import argparse
@@ -32,6 +32,7 @@ import torch
 from baselines import trained
 from first_path import hidden
 from safetensors.torch import load_file, save_file
+from searches import curve_file, keep_curve
 from torch import nn
 
 from taut.bench.augment import AUGMENTATIONS
@@ -144,12 +145,14 @@ class Study:
             done = deliver(
                 result, folder, build(args.network), self.val, test=self.test, command=command, labels=self.labels
             )  # fmt: skip
-            chosen = [record for record in read_records(folder / "curve.jsonl") if record.get("best")][-1]
-        setting = {**aim, "methods": args.method, "augment": args.augment, "minutes": args.minutes, "loosest": args.loosest}
-        setting |= {"recovery": str(self.used), "reference": self.start, "dense_rounds": 2 * [self.rounds]}
+            points = read_records(folder / "curve.jsonl")
+        chosen = [record for record in points if record.get("best")][-1]
+        way = {"methods": args.method, "augment": args.augment, "recovery": str(self.used), "reference": self.start}
+        setting = {**aim, **way, "minutes": args.minutes, "loosest": args.loosest, "dense_rounds": 2 * [self.rounds]}
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
         more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
+        keep_curve(curve_file(args.out), points, way, f"{self.used.epochs} epochs a step")
         print(done.summary["ratio"], done.summary["test"], flush=True)
 
 

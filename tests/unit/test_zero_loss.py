@@ -53,6 +53,11 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
         assert low <= record["test"]["difference"] <= high
         assert record["ratio"]["bytes"] > 1 and record["setting"]["reference"] in ("as trained", "trained on", "trained on twice")
         assert "/secret" not in record["command"]
+    curve = read_records(out.with_name("records-curves.jsonl"))
+    sizes = [record["bytes"] for record in curve]
+    measured = {r["bytes"] for drop in (5, 20) for r in read_records(keep / f"digits-cnn-s0-{drop}" / "curve.jsonl") if r["step"]}
+    assert set(sizes) == measured and len(set(sizes)) == len(sizes)
+    assert not any("metric_test" in record for record in curve)
 
 
 def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arguments):
