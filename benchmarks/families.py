@@ -44,7 +44,8 @@ class Trained:
     """A trained network: ``model`` in evaluation mode; ``training``, where parametrizations are still in it.
 
     ``skeleton``: the network with plain layers, whatever its weights; ``unit``: what a level divides, ``params`` or ``macs``;
-    ``schemes``: the matricisations of convolutions that low rank tries, the same for all layers.
+    ``schemes``: the matricisations of convolutions that low rank tries, the same for all layers; ``augmented``: batches as
+    training had them, for the averages of batch norms.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Trained:
     skeleton: nn.Module
     unit: str = "params"
     schemes: tuple[int, ...] = (1,)
+    augmented: list[Any] = field(default_factory=list)
     known: dict[str, Known] = field(default_factory=dict)
 
     @property

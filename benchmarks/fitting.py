@@ -44,8 +44,11 @@ def fit(
         warmup=steps // 10 if regularizers else 0, penalty=penalty, progress=progress, checkpoint=checkpoint,
         sizes=plan.sizes, around=None if how.around is None else partial(how.around, model),
     )  # fmt: skip
-    calibration = [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed), strict=False)]
-    return Trained(model, training, splits, calibration, skeleton, plan.unit, plan.schemes)
+    calibration, augmented = (
+        [batch for _, batch in zip(range(16), Batches(splits.train, BATCH, seed=seed, augment=augment), strict=False)]
+        for augment in (None, plan.augment)
+    )
+    return Trained(model, training, splits, calibration, skeleton, plan.unit, plan.schemes, augmented)
 
 
 def seen(regularizer: Regularizer, matrix: str) -> Regularizer:

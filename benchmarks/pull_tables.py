@@ -13,11 +13,17 @@ SHARED = ("steering", "k-means", "k-means by curvature", "k-means by damped curv
 """The ways whose settings are the number of values of a layer."""
 
 
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def within(records: list[Record]) -> str:
     """A row a way: its smallest file within drops of validation accuracy (points), and by how much the test error rose."""
     head = ["way", *(f"at most {drop:g} points less" for drop in DROPS)]
     rows = [[way, *(_smallest(found, drop) for drop in DROPS)] for way, found in _by_way(records).items()]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def codebooks(records: list[Record]) -> str:
@@ -29,7 +35,7 @@ def codebooks(records: list[Record]) -> str:
         losses = [median(r["loss_val"] for r in found) if found else None for found in these]
         least = min((loss for loss in losses if loss is not None), default=None)
         rows.append([f"{k:g}", *(_codebook(found, loss, least) for found, loss in zip(these, losses, strict=True))])
-    return _markdown(["values", *ways], rows)
+    return markdown(["values", *ways], rows)
 
 
 def predicted(records: list[Record]) -> str:
@@ -44,7 +50,7 @@ def predicted(records: list[Record]) -> str:
             noise = median(s["error"] for s in steps)
             cells = [f"{arrived} of {len(found)}", _drops(found), f"{kept} of {len(steps)}"]
             rows.append([way, *cells, f"{median(far):.4f}", f"{noise:.4f}", f"{close} of {len(steps)}"])
-    return _markdown(
+    return markdown(
         ["way", "arrived", "drop that was needed, points", "steps kept", "distance of prediction and measurement, median",
          "standard error, median", "within two of them"], rows,
     )  # fmt: skip
@@ -83,8 +89,3 @@ def _drops(found: list[Record]) -> str:
     """How many arrived at each drop that was allowed."""
     drops = [100 * r["setting"]["max_drop"] for r in found if r["setting"]["arrived"]]
     return ", ".join(f"{drop:g} ({drops.count(drop)}×)" for drop in sorted(set(drops))) or "—"
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

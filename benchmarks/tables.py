@@ -6,7 +6,7 @@ In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and `
 each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
 least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
 -->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's. In ``pull-taut.md``
-the tables of ``pull_tables.py``.
+and ``binary.md`` the tables of ``pull_tables.py`` and ``binary_tables.py``; ``any`` stands for every network.
 """
 
 import re
@@ -15,13 +15,15 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from pull_tables import TABLES
+import binary_tables
+import pull_tables
 
 from taut.records import read_records
 from taut.selection import choose, matching
 
+TABLES = pull_tables.TABLES | binary_tables.TABLES
 HERE = Path(__file__).parent
-PAGES = [HERE.parent / "docs" / "results" / name for name in ("train-taut.md", "zero-loss.md", "pull-taut.md")]
+PAGES = [HERE.parent / "docs" / "results" / name for name in ("train-taut.md", "zero-loss.md", "pull-taut.md", "binary.md")]
 TABLE = re.compile(r"<!-- (table|chosen|" + "|".join(TABLES) + r"): (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 AIMS = {"zero-loss": ("max_drop", "allowed drop, points"), "records": ("target_error", "test error aimed at, %")}
 
@@ -104,7 +106,7 @@ def _certain(record: Record) -> str:
 
 def studies() -> dict[str, list[Record]]:
     """The committed records of each study."""
-    files = {study: HERE / "results" / f"{study}.jsonl" for study in ("train-taut", "pull-taut", *AIMS)}
+    files = {study: HERE / "results" / f"{study}.jsonl" for study in ("train-taut", "pull-taut", "binary", *AIMS)}
     return {study: read_records(file) if file.exists() else [] for study, file in files.items()}
 
 
@@ -114,7 +116,8 @@ def filled(text: str, records: dict[str, list[Record]]) -> str:
     def fill(match: re.Match[str]) -> str:
         kind, *what = match.groups()
         if kind in TABLES:
-            found = matching(records[what[0]], {"network": [what[1]], "dataset": [what[2]]})
+            these = {"dataset": [what[2]]} | ({} if what[1] == "any" else {"network": [what[1]]})
+            found = matching(records[what[0]], these)
             written = TABLES[kind](found) if found else "No records yet."
         else:
             written = table(records["train-taut"], *what) if kind == "table" else chosen(records[what[0]], *what)

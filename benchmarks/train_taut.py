@@ -101,7 +101,7 @@ def best(candidates: Candidates, trained: Trained, images: int | None = None) ->
     """The candidate with the lowest validation loss, its batch norms' statistics taken anew."""
     scored, val = [], trained.splits.val if images is None else trained.splits.val.take(images)
     for how, model in candidates:
-        reestimate_batchnorm(model, trained.calibration)
+        reestimate_batchnorm(model, trained.augmented)
         scored.append((evaluate(model, val)[0], how, model))
     return min(scored, key=lambda item: item[:2])[1:] if scored else None
 

@@ -108,9 +108,10 @@ class Study:
             os.replace(file.with_suffix(".part"), file)
         return model
 
-    def search(self, drop: float, how: Recovery | None = None) -> Result:
-        """Go from large sizes to small ones while no more than ``drop`` points are lost."""
+    def search(self, drop: float, how: Recovery | None = None, whole: bool = False) -> Result:
+        """Go from large sizes to small ones while no more than ``drop`` points are lost; ``whole``: not narrowed first."""
         args, start, self.used = self.args, monotonic(), how or self.how
+        self.method = "gradual" if whole and args.method == "narrowed" else args.method
 
         def tell(point: Point) -> None:
             kept = "kept" if point.kept else "-"
@@ -118,8 +119,8 @@ class Study:
 
         return compress(
             self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.used,
-            methods=METHODS[args.method] or None, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
-            labels=self.labels, workdir=None if args.work is None else args.work / f"search-{args.method}-{drop:g}",
+            methods=METHODS[self.method] or None, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
+            labels=self.labels, workdir=None if args.work is None else args.work / f"search-{self.method}-{drop:g}",
         )  # fmt: skip
 
     def deliver(self, wanted: list[tuple[float, dict[str, float]]]) -> None:
@@ -129,10 +130,11 @@ class Study:
         wanted = sorted(wanted, key=lambda one: -one[0])
         found = self.search(max(wanted[0][0], self.args.loosest))
         for drop, aim in wanted:
-            tried = [point.bytes for point in found.curve if point.step]
+            # of a narrowed network as it is, no size was asked
+            tried = [point.bytes for point in found.curve if point.plan]
             if tried and not found.within(Budget(metric_drop=drop / 100)).best.step:
                 first = LARGER * max(tried) / found.baseline.bytes
-                found = self.search(drop, replace(self.how, epochs=self.rounds, first=first))
+                found = self.search(drop, replace(self.how, epochs=self.rounds, first=first), whole=True)
             self.choose(found, drop, aim)
 
     def choose(self, found: Result, drop: float, aim: dict[str, float]) -> None:
@@ -148,7 +150,8 @@ class Study:
             points = read_records(folder / "curve.jsonl")
         chosen = [record for record in points if record.get("best")][-1]
         way = {"methods": args.method, "augment": args.augment, "recovery": str(self.used), "reference": self.start}
-        setting = {**aim, **way, "minutes": args.minutes, "loosest": args.loosest, "dense_rounds": 2 * [self.rounds]}
+        setting = {**aim, **way, "searched": self.method, "minutes": args.minutes, "loosest": args.loosest}
+        setting["dense_rounds"] = 2 * [self.rounds]
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
         more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})

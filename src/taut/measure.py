@@ -146,7 +146,11 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def reestimate_batchnorm(model: nn.Module, data: Iterable, batches: int = 32) -> None:
-    """Set the running statistics of every batch norm to plain averages over up to ``batches`` batches of inputs."""
+    """Set the running statistics of every batch norm to plain averages over up to ``batches`` batches of inputs.
+
+    Give it inputs as training has them, augmented: of training images as they are the averages are others, and accuracy is lost
+    (``benchmarks/averages.py``).
+    """
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         return

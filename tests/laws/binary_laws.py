@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from math import prod
 
@@ -76,6 +77,61 @@ def check_bits(code):
     w = code.decompress()
     most = -(-w.numel() // 8) + 2 * len(w) + 40
     assert size(code) <= most, f"{size(code)} bytes for {w.numel()} signs, at most {most}"
+
+
+def check_shared(share, shape, scale):
+    """Kernels that are stored once give back the very weights, the most used first; without kernels there is nothing to share."""
+    w = copies(*shape[:2]) if shape[2:] == (3, 3) else torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    code = Binary(scale=scale).compress(w)
+    found = share(code)
+    if prod(shape[2:]) == 1:
+        assert found is None
+        return
+    assert torch.equal(found.decompress(), code.decompress()), "other weights"
+    uses = torch.bincount(found.indices.reshape(-1).int())
+    assert bool((uses.diff() <= 0).all()) and len(uses) == len(found.kernels), "not the most used first, or one that is not used"
+    check_set(found)
+
+
+def copies(filters=24, channels=20):
+    """Real-valued copies whose kernels are not all as frequent."""
+    g = torch.Generator().manual_seed(3)
+    common = torch.randn(1, 1, 3, 3, generator=g)
+    return (common + 1.5 * torch.randn(filters, channels, 3, 3, generator=g)) / 8
+
+
+def check_price(method, weight):
+    """With a price each kernel is the best of the book when its bits are counted, for bits of what was used before; used again
+    and again, products and bits together never get worse; evaluation changes nothing, and stores what it computed with.
+    """
+    latent, free = method.latent(weight), dataclasses.replace(method, price=0.0).latent(weight)
+    flat, mean = weight.reshape(prod(weight.shape[:2]), -1), float(weight.abs().mean())
+    worth = []
+    for _ in range(8):
+        bits = latent.bits.tolist()
+        chosen = latent(weight).detach().sign().reshape(flat.shape)
+        for kernel, row in zip(flat[::53], chosen[::53], strict=True):
+            scores = [float(kernel @ c) - method.price * mean * b for c, b in zip(latent.book, bits, strict=True)]
+            assert np.isclose(_score(kernel, row, latent.book, bits, method.price * mean), max(scores)), "not the best kernel"
+        worth.append(float((flat * chosen).sum()) - method.price * mean * _entropy(chosen))
+    assert all(after >= before - 1e-3 * abs(before) for before, after in itertools.pairwise(worth)), f"it gets worse: {worth}"
+    latent.eval()
+    before = latent.bits.clone()
+    latent(-weight)
+    assert torch.equal(latent.bits, before), "evaluation counts"
+    assert torch.equal(latent.code(weight).decompress(), latent(weight)), "something else is stored"
+    assert _entropy(chosen) < _entropy(free(weight).detach().sign().reshape(flat.shape)), "no bits are saved"
+
+
+def _entropy(kernels):
+    """Bits of all rows, coded by how often each of them occurs."""
+    _, uses = torch.unique(kernels, dim=0, return_counts=True)
+    return float((uses * (len(kernels) / uses).log2()).sum())
+
+
+def _score(kernel, row, book, bits, price):
+    """Of the kernel that was chosen; of equal ones in the book, the cheapest."""
+    return max(float(kernel @ c) - price * b for c, b in zip(book, bits, strict=True) if torch.equal(c, row))
 
 
 def check_codebook(kernels, k, make=codebook):

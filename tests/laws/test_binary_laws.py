@@ -13,7 +13,7 @@ from taut.bench.recipes import evaluate, train
 from taut.binary import Sign, signs
 from taut.codec.files import file_size, load, save
 from taut.compressors.base import Compressor
-from taut.compressors.binary import Binary, BinaryKernels, BinaryKernelsCode
+from taut.compressors.binary import Binary, BinaryKernels, BinaryKernelsCode, shared
 from taut.compressors.chain import Chain
 from taut.compressors.codebook import Codebook
 from taut.errors import LayerError, TautError
@@ -151,6 +151,35 @@ def test_training_with_few_kernels(kernels):
     laws.check_set(code)
     with pytest.raises(LayerError, match="kernels"):
         wrap(nn.Sequential(nn.Linear(3, 3)), {"*": BinaryTraining(kernels=4)})
+
+
+@pytest.mark.parametrize("scale", ["none", "tensor", "row"])
+@pytest.mark.parametrize("shape", [(24, 20, 3, 3), (40, 60, 3, 3), (7, 5, 4), (6, 5, 5, 5), (9, 8), (4, 3, 1, 1)])
+def test_kernels_stored_once_are_the_same_weights(shape, scale):
+    laws.check_shared(shared, shape, scale)
+
+
+@pytest.mark.parametrize("price", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("kernels", [16, 512])
+@pytest.mark.parametrize("scale", ["none", "row"])
+def test_bits_have_a_price(price, kernels, scale):
+    laws.check_price(BinaryTraining(scale=scale, kernels=kernels, price=price), laws.copies())
+
+
+def test_a_price_needs_kernels_and_is_no_negative_number():
+    for wrong in ({"price": 0.1}, {"kernels": 4, "price": -0.1}, {"kernels": 4, "price": float("inf")}):
+        with pytest.raises(TautError, match="price must be"):
+            BinaryTraining(**wrong)
+
+
+def test_what_bits_cost_travels_with_the_state():
+    model, x, _ = laws.binarized()
+    methods = {"4": BinaryTraining(kernels=64, price=0.3)}
+    training = wrap(model, methods)
+    model(x), model(x)
+    other = wrap(laws.binarized()[0], methods)
+    other.model.load_state_dict(model.state_dict())
+    assert torch.equal(other.model.eval()(x), training.model.eval()(x))
 
 
 def test_the_copies_come_back_from_training():

@@ -10,7 +10,7 @@ from torch import nn
 
 from taut.binary import Sign, signs
 from taut.compressors.base import Code, Compressor
-from taut.compressors.binary import Binary, BinaryCode
+from taut.compressors.binary import Binary, BinaryCode, BinaryKernelsCode, shared
 from taut.numeric.patterns import codebook
 from taut.parametrizations import Binary as BinaryTraining
 from taut.parametrizations.binary import RealCopy
@@ -168,3 +168,57 @@ def test_other_filters_are_seen():
 
     with pytest.raises(AssertionError):
         laws.check_shrink(BinaryTraining(), another)
+
+
+class PlantedGift(RealCopy):
+    """Pays for bits instead of charging them."""
+
+    def _bits(self, index):
+        return -super()._bits(index)
+
+
+class PlantedEager(RealCopy):
+    """Counts in evaluation too."""
+
+    def _signs(self, copy, count=False):
+        return super()._signs(copy, count=True)
+
+
+class PlantedDear(RealCopy):
+    """Rare kernels are cheap."""
+
+    def _bits(self, index):
+        bits = super()._bits(index)
+        return bits.max() - bits
+
+
+@pytest.mark.parametrize(("latent", "what"), [
+    (PlantedGift, "worse|no bits"), (PlantedDear, "worse|no bits"), (PlantedEager, "evaluation counts"),
+])  # fmt: skip
+def test_faults_of_the_price_are_seen(latent, what):
+    @dataclass(frozen=True)
+    class Planted(BinaryTraining):
+        def latent(self, weight):
+            return latent(self, weight)
+
+    laws.check_price(BinaryTraining(kernels=512, price=0.2), laws.copies())
+    with pytest.raises(AssertionError, match=what):
+        laws.check_price(Planted(kernels=512, price=0.2), laws.copies())
+
+
+def unordered(code):
+    """Kernels in the order of their bits."""
+    found = shared(code)
+    return found and BinaryKernelsCode(found.scales, found.kernels.flip(0), (len(found.kernels) - 1 - found.indices.int()).byte())
+
+
+def misplaced(code):
+    """Every kernel the next one."""
+    found = shared(code)
+    return found and BinaryKernelsCode(found.scales, found.kernels, found.indices.roll(1))
+
+
+@pytest.mark.parametrize(("share", "what"), [(unordered, "first"), (misplaced, "other weights")])
+def test_kernels_that_are_stored_wrongly_are_seen(share, what):
+    with pytest.raises(AssertionError, match=what):
+        laws.check_shared(share, (24, 20, 3, 3), "row")

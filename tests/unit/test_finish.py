@@ -13,6 +13,8 @@ from taut import apply, load, save
 from taut.budget.finish import COARSE, finish, finish_by, near
 from taut.codec.files import sizes
 from taut.compressors import LowRank
+from taut.compressors.binary import Binary, BinaryCode, BinaryKernelsCode
+from taut.layers import codes
 
 G = torch.Generator().manual_seed(0)
 PLAIN = torch.randn(500, generator=G)
@@ -118,3 +120,18 @@ def test_a_low_rank_layer_comes_back_with_its_short_bias(tmp_path) -> None:
     again = load(tmp_path / "m.taut", into=build())
     x = torch.randn(5, 40)
     assert torch.equal(again.eval()(x), small.eval()(x)) and save(again, tmp_path / "n.taut") == size
+
+
+@pytest.mark.parametrize(("count", "kind"), [(2048, BinaryCode), (20, BinaryKernelsCode)])
+def test_binary_kernels_that_repeat_are_stored_once_where_it_is_shorter(count: int, kind: type) -> None:
+    w = torch.randn(count, 3, 3, generator=G)[torch.randint(0, count, (64, 32), generator=G)]
+    conv = nn.Conv2d(32, 64, 3, bias=False)
+    conv.weight.data = w
+    net = apply(nn.Sequential(conv), {"0": Binary()}).eval()
+    before, x = sizes(net)[1], torch.randn(2, 32, 5, 5, generator=G)
+    with torch.no_grad():
+        outputs = net(x)
+        finish(net)
+        assert torch.equal(net(x), outputs)
+    assert type(codes(net)["0.weight"]) is kind
+    assert sizes(net)[1] < before if kind is BinaryKernelsCode else sizes(net)[1] == before

@@ -193,7 +193,7 @@ def test_sensitivities_are_found_once_a_network_and_change_nothing(scripts, monk
     monkeypatch.setattr(Sensitivity, "losses", lambda self, *more: calls.append(self.by) or losses(self, *more))
 
     def networks():
-        return Trained(net, None, splits, calibration, net, "macs", (1, 2))
+        return Trained(net, None, splits, calibration, net, "macs", (1, 2), calibration)
 
     def sizes(trained, level):
         return [(how, size(small, trained)) for how, small in low_rank(trained, level)]

@@ -68,9 +68,11 @@ def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arg
     sizes = {1.0: [(0.3, 900), (0.8, 500)], 0.1: [(0.2, 1400), (0.05, 2000), (0.1, 1700)]}  # points lost, bytes
     begun, chosen = [], []
 
-    def search(drop, how=None):
+    def search(drop, how=None, whole=False):
         begun.append((drop, how))
-        curve = [SimpleNamespace(step=step, bytes=size) for step, (_, size) in enumerate([(0, 10_000), *sizes[drop]])]
+        assert whole == (how is not None)
+        every = [(0, 10_000), *sizes[drop]]
+        curve = [SimpleNamespace(step=step, bytes=size, plan={"fc": ""} if step else {}) for step, (_, size) in enumerate(every)]
 
         def within(budget):
             held = [(size, step) for step, (lost, size) in enumerate(sizes[drop], 1) if lost <= 100 * budget.metric_drop]

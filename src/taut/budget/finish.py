@@ -1,4 +1,4 @@
-"""The last step before a candidate is measured: batch norms reduced to scale and shift, vectors put on short grids."""
+"""The last step before a candidate is measured: batch norms as scale and shift, vectors on short grids, repeated kernels once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from taut.compressors.coded import Coded, attach, free_parameters
+from taut.codec.records import size
+from taut.compressors.binary import BinaryCode, shared
+from taut.compressors.coded import Coded, attach, attached, free_parameters
 from taut.compressors.quantize import Quantize
 from taut.layers import find_layers
 from taut.measure import BATCH_NORMS
@@ -27,9 +29,20 @@ MOST_LEVELS = 1000
 
 
 def finish(model: nn.Module, bits: int = 8) -> None:
-    """Make what is not a layer's weight cheap, in place: see :func:`canonical_batchnorm` and :func:`shorten_vectors`."""
+    """Make what is not a layer's weight cheap, in place: see :func:`canonical_batchnorm` and :func:`shorten_vectors`; and code
+    binary weights by their kernels where that is shorter.
+    """
     canonical_batchnorm(model)
     shorten_vectors(model, bits)
+    repeat_kernels(model)
+
+
+def repeat_kernels(model: nn.Module) -> None:
+    """Code binary weights by the kernels that repeat, in place, where the file is shorter for it; the weights stay."""
+    for layer in find_layers(model).values():
+        code = attached(layer.module, layer.parameter)
+        if isinstance(code, BinaryCode) and (other := shared(code)) is not None and size(other) < size(code):
+            attach(layer.module, layer.parameter, other)
 
 
 def finish_by(model: nn.Module, losses: Callable[[nn.Module], Tensor]) -> nn.Module:

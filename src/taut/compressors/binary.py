@@ -184,6 +184,29 @@ class BinaryKernels(Compressor):
         return unfit(layer.weight.shape)
 
 
+def shared(code: BinaryCode) -> BinaryKernelsCode | None:
+    """The same weights as kernels that repeat, or ``None`` where there are none, or too many to tell apart by 15 bits.
+
+    Nothing is lost. Some networks use their kernels so unequally that an index takes fewer bits than the signs.
+
+    Example:
+        >>> code = Binary().compress(torch.tensor([[[0.5, -1.0], [0.5, -2.0], [1.0, 1.0]]]))
+        >>> shared(code).kernels.tolist(), torch.equal(shared(code).decompress(), code.decompress())
+        ([[True, False], [True, True]], True)
+    """
+    positive = code.positive
+    if unfit(positive.shape):
+        return None
+    rows = positive.reshape(prod(positive.shape[:2]), -1).cpu().numpy()
+    kernels, index, uses = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    if len(kernels) > 2**15:
+        return None
+    order = np.argsort(-uses, kind="stable")
+    place = torch.from_numpy(np.argsort(order)[index.reshape(-1)]).reshape(positive.shape[:2])
+    book = torch.from_numpy(kernels[order]).reshape(-1, *positive.shape[2:]).to(positive.device)
+    return BinaryKernelsCode(code.scales, book, place.to(positive.device, torch.uint8 if len(book) <= 256 else torch.int16))
+
+
 def unfit(shape: Sequence[int]) -> str | None:
     """Why a weight of this shape has no kernels to share."""
     if len(shape) > 2 and prod(shape[2:]) > 1:

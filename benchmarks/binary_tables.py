@@ -1,0 +1,63 @@
+"""The tables of study ``binary``: layers that count bits against dense ones, and the binarized network against itself."""
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from pull_tables import markdown
+
+Record = dict[str, Any]
+
+
+def layers(records: list[Record]) -> str:
+    """A row a layer: its file, and how much faster than the dense one it is in each batch, alone and as a module."""
+    found: dict[int, dict[int, Record]] = {}
+    for record in records:
+        if "shape" in record["setting"]:
+            found.setdefault(record["setting"]["shape"][0], {})[record["setting"]["batch"]] = record  # the last run counts
+    batches = sorted({batch for row in found.values() for batch in row})
+    head = ["weights", "file, of float32", *(text for b in batches for text in (f"batch {b}, kernel", "module"))]
+    rows = []
+    for size, row in sorted(found.items()):
+        small = next(iter(row.values()))
+        cells = [f"{size} × {size}", f"1/{small['baseline']['bytes'] / small['bytes']:.1f}"]
+        for batch in batches:
+            setting = row[batch]["setting"]
+            cells += [f"{setting['speedup']:.1f} times faster", f"{setting['module_speedup']:.1f}"]
+        rows.append(cells)
+    return markdown(head, rows)
+
+
+def points(records: list[Record]) -> str:
+    """A row a point of the network, the largest file first; medians where there are several seeds."""
+    found: dict[tuple[float, int, float, int | None], list[Record]] = {}
+    for record in records:
+        how = record["setting"]
+        key = (how.get("keep", 1.0), how.get("kernels", 0), how.get("price", 0.0), how.get("tuning"))
+        found.setdefault(key, []).append(record)
+    rows = []
+    for key, runs in sorted(found.items(), key=lambda item: -median(r["bytes"] for r in item[1])):
+        size, ratio = _middle(runs, lambda r: r["bytes"]), _middle(runs, lambda r: r["baseline"]["bytes"] / r["bytes"])
+        scores = [100 * _middle(runs, lambda r, part=part: r[f"metric_{part}"]) for part in ("val", "test")]
+        faster = _middle(runs, lambda r: r["baseline"]["latency_ms"] / r["latency_ms"])
+        cells = [_told(*key), f"{size:,.0f} bytes", f"{ratio:.1f} times smaller", *(f"{score:.2f} %" for score in scores)]
+        rows.append([*cells, f"{faster:.1f} times", str(len(runs))])
+    head = ["network", "file", "of float32", "validation accuracy", "test accuracy", "faster than dense", "seeds"]
+    return markdown(head, rows)
+
+
+TABLES: dict[str, Callable[[list[Record]], str]] = {"layers": layers, "points": points}
+
+
+def _middle(runs: list[Record], of: Callable[[Record], float]) -> float:
+    return median(of(record) for record in runs)
+
+
+def _told(share: float, kernels: int, price: float, tuning: int | None) -> str:
+    """What was done to the network, in words."""
+    if tuning is None:
+        return "as trained"
+    what = [f"{share:.0%} of the filters".replace("%", " %")] if share < 1 else []
+    what += [f"price of a bit {price:g}" if price else f"{kernels} kernels"] if kernels else []
+    what += [f"{tuning} epochs of fine-tuning"] if tuning else ["stored shorter"]
+    return ", ".join(what)
