@@ -40,9 +40,9 @@ def points(records: list[Record]) -> str:
         size, ratio = _middle(runs, lambda r: r["bytes"]), _middle(runs, lambda r: r["baseline"]["bytes"] / r["bytes"])
         scores = [100 * _middle(runs, lambda r, part=part: r[f"metric_{part}"]) for part in ("val", "test")]
         faster = _middle(runs, lambda r: r["baseline"]["latency_ms"] / r["latency_ms"])
-        cells = [_told(*key), f"{size:,.0f} bytes", f"{ratio:.1f} times smaller", *(f"{score:.2f} %" for score in scores)]
-        rows.append([*cells, f"{faster:.1f} times", str(len(runs))])
-    head = ["network", "file", "of float32", "validation accuracy", "test accuracy", "faster than dense", "seeds"]
+        cells = [_told(*key), f"{size:,.0f}", f"{ratio:.1f}×", *(f"{score:.2f} %" for score in scores)]
+        rows.append([*cells, f"{faster:.1f}×", str(len(runs))])
+    head = ["network", "bytes", "smaller", "validation", "test", "faster", "seeds"]
     return markdown(head, rows)
 
 
@@ -59,5 +59,5 @@ def _told(share: float, kernels: int, price: float, tuning: int | None) -> str:
         return "as trained"
     what = [f"{share:.0%} of the filters".replace("%", " %")] if share < 1 else []
     what += [f"price of a bit {price:g}" if price else f"{kernels} kernels"] if kernels else []
-    what += [f"{tuning} epochs of fine-tuning"] if tuning else ["stored shorter"]
+    what += [f"{tuning} epochs"] if tuning else ["stored shorter"]
     return ", ".join(what)

@@ -132,7 +132,7 @@ class Study:
         for drop, aim in wanted:
             # of a narrowed network as it is, no size was asked
             tried = [point.bytes for point in found.curve if point.plan]
-            if tried and not found.within(Budget(metric_drop=drop / 100)).best.step:
+            if tried and not found.within(Budget(metric_drop=drop / 100)).best.plan:
                 first = LARGER * max(tried) / found.baseline.bytes
                 found = self.search(drop, replace(self.how, epochs=self.rounds, first=first), whole=True)
             self.choose(found, drop, aim)

@@ -76,7 +76,7 @@ def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arg
 
         def within(budget):
             held = [(size, step) for step, (lost, size) in enumerate(sizes[drop], 1) if lost <= 100 * budget.metric_drop]
-            return SimpleNamespace(best=SimpleNamespace(step=min(held, default=(0, 0))[1]))
+            return SimpleNamespace(best=curve[min(held, default=(0, 0))[1]])
 
         return SimpleNamespace(curve=curve, baseline=curve[0], within=within)
 
