@@ -190,9 +190,9 @@ def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> N
     stored = [(1.0, 0, 0.0, 0), *((*point, args.tuning) for point in points)]
     for share, count, price, epochs in stored:
         start = time.perf_counter()
-        tuning = recipe | {"epochs": epochs, "lr": recipe["lr"] / 4}
+        tuning = recipe | {"epochs": epochs, "lr": args.tuning_lr, "sizes": None}
         setting = {"stage": "tuned", "keep": share, "kernels": count, "tuning": epochs, "epochs": recipe["epochs"]}
-        setting |= {"price": price} if price else {}
+        setting |= ({"price": price} if price else {}) | ({"lr": args.tuning_lr} if epochs else {})
         method = " + ".join(["shrink"] * (share < 1) + [f"BinaryKernels(k={count})" if count else "Binary"])
 
         def point(share: float = share, count: int = count, price: float = price, tuning: Record = tuning) -> Any:
@@ -227,7 +227,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of CIFAR-10's files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="of training, in place of the recipe's")
-    parser.add_argument("--tuning", type=int, default=8, help="epochs of fine-tuning after each compression")
+    parser.add_argument("--tuning", type=int, default=3, help="epochs of fine-tuning after each compression")
+    parser.add_argument("--tuning-lr", type=float, default=1e-4, help="the step that fine-tuning begins with")
     parser.add_argument("--examples", type=int, help="use only so many of each part of the data, and keep no baseline: for a try")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")

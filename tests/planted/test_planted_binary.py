@@ -197,13 +197,13 @@ class PlantedDear(RealCopy):
 ])  # fmt: skip
 def test_faults_of_the_price_are_seen(latent, what):
     @dataclass(frozen=True)
-    class Planted(BinaryTraining):
+    class PlantedPrice(BinaryTraining):
         def latent(self, weight):
             return latent(self, weight)
 
     laws.check_price(BinaryTraining(kernels=512, price=0.2), laws.copies())
     with pytest.raises(AssertionError, match=what):
-        laws.check_price(Planted(kernels=512, price=0.2), laws.copies())
+        laws.check_price(PlantedPrice(kernels=512, price=0.2), laws.copies())
 
 
 def unordered(code):
