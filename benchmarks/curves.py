@@ -37,6 +37,9 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero-loss": ("zero-loss-curves", {
         "title": "LeNet-300-100 on MNIST, all that was searched", "error": True, "only": {"network": ["lenet-300-100"]},
     }),
+    "zero-loss-lenet-5": ("zero-loss-curves", {
+        "title": "LeNet-5-Caffe on MNIST, all that was searched", "error": True, "only": {"network": ["lenet-5-caffe"]},
+    }),
     "pull-taut": ("pull-taut", {
         "title": "LeNet-300-100 on MNIST, 20 epochs each", "y": "metric_test", "error": True,
         "only": {"network": ["lenet-300-100"]},
