@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +12,12 @@ from taut.errors import ExtraError, TautError
 from taut.workers import AHEAD, ordered
 
 
-def slow_first(item: int) -> tuple[int, int]:
-    time.sleep(0.5 if item == 0 else 0.0)
+def first_last(folder: Path, item: int) -> tuple[int, int]:
+    """The item and the process that has it; the first item waits until another process had one, however late that starts."""
+    (folder / str(os.getpid())).touch()
+    patience = time.monotonic() + 60
+    while item == 0 and len(list(folder.iterdir())) < 2 and time.monotonic() < patience:
+        time.sleep(0.01)
     return item, os.getpid()
 
 
@@ -21,8 +27,8 @@ def refuse(item: int) -> int:
     return item
 
 
-def test_results_come_in_the_order_of_the_items_from_other_processes():
-    found = list(ordered(slow_first, range(7), workers=2))
+def test_results_come_in_the_order_of_the_items_from_other_processes(tmp_path):
+    found = list(ordered(partial(first_last, tmp_path), range(7), workers=2))
     assert [item for item, _ in found] == list(range(7))
     assert len({pid for _, pid in found}) == 2 and os.getpid() not in {pid for _, pid in found}
 
