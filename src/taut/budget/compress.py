@@ -10,7 +10,6 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from taut.budget.budget import Budget
@@ -89,9 +88,6 @@ def compress(
     check_model(model)
     original = copy.deepcopy(model).eval()
     original.requires_grad_(False)
-    if any(p.dim() == 4 for p in original.parameters()):
-        # the teacher runs at every step of recovery: convolutions are a third faster with the channels innermost
-        original.to(memory_format=torch.channels_last)
     dense = copy.deepcopy(model).eval()
     setup = _setup(original, dense, train, val, budget, minimize, (loss, metric), recover, seed, start + (time_limit or inf))
     setup = replace(setup, max_steps=max_steps)

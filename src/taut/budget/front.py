@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from taut.budget.budget import Budget
@@ -82,7 +81,6 @@ class Front:
 
     def model(self, step: int, original: nn.Module) -> nn.Module:
         """The network of a step, as it ships; that of step 0 is ``original``, into which the others are loaded."""
-        original.to(memory_format=torch.contiguous_format)  # as it ships, bit for bit: the order of sums is the layout's
         return (load(self.file(step), into=original) if step else original).eval().requires_grad_(True)
 
     def within(self, curve: Curve, budget: Budget) -> Curve:
