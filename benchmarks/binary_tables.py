@@ -4,7 +4,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from pull_tables import markdown
+from md_tables import markdown
 
 Record = dict[str, Any]
 

@@ -25,6 +25,7 @@ from typing import Any
 import standard_codec
 import torch
 from baselines import trained
+from md_tables import markdown
 from torch import nn
 from within import smallest
 
@@ -124,14 +125,13 @@ def measured(model: nn.Module, splits: Splits) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """For each network and seed the smallest file of each way within each drop of validation accuracy, in Markdown."""
-    head = "| network | way | " + " | ".join(f"at most {drop:g} points less" for drop in DROPS) + " |"
-    rows = [head, "|---" * (len(DROPS) + 2) + "|"]
+    rows = []
     for network, seed in sorted({(r["network"], r["seed"]) for r in records}):
         for way in SETTINGS:
             found = [r for r in records if (r["network"], r["seed"], r["method"]) == (network, seed, way)]
             if found:
-                rows.append(f"| {network}, seed {seed} | {way} | " + " | ".join(_cell(found, drop) for drop in DROPS) + " |")
-    return "\n".join(rows)
+                rows.append([f"{network}, seed {seed}", way, *(_cell(found, drop) for drop in DROPS)])
+    return markdown(["network", "way", *(f"at most {drop:g} points less" for drop in DROPS)], rows)
 
 
 def _cell(found: list[dict[str, Any]], drop: float) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from chains import WAYS, Found, Task, named
+from md_tables import markdown
 from torch import Tensor, nn
 from within import smallest
 
@@ -113,14 +114,13 @@ def in_turn(model: nn.Module | None, graph: Path, start: nn.Module, x: Tensor) -
 
 def table(records: list[Record]) -> str:
     """For each way the medians over seeds of the smallest file within each drop of validation accuracy, in Markdown."""
-    head = "| network | way | " + " | ".join(f"at most {drop:g} points less" for drop in DROPS) + " |"
-    rows = [head, "|---" * (len(DROPS) + 2) + "|"]
+    rows = []
     for network in sorted({r["network"] for r in records}):
         for way in WAYS:
             found = [r for r in records if (r["network"], r["method"]) == (network, way)]
             if found:
-                rows.append(f"| {network} | {way} | " + " | ".join(_cell(found, drop) for drop in DROPS) + " |")
-    return "\n".join(rows)
+                rows.append([network, way, *(_cell(found, drop) for drop in DROPS)])
+    return markdown(["network", "way", *(f"at most {drop:g} points less" for drop in DROPS)], rows)
 
 
 def _cell(found: list[Record], drop: float) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
+from md_tables import markdown
 from sharing import WAYS
 from within import smallest
 
@@ -11,12 +12,6 @@ Record = dict[str, Any]
 DROPS = (0.0, 0.1, 0.5, 1.0)
 SHARED = ("steering", "k-means", "k-means by curvature", "k-means by damped curvature", "learning-compression")
 """The ways whose settings are the number of values of a layer."""
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def within(records: list[Record]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import binary_tables
 import pull_tables
+from md_tables import markdown
 
 from taut.records import read_records
 from taut.selection import choose, matching
@@ -40,13 +41,12 @@ def table(records: Iterable[Record], network: str, dataset: str, method: str) ->
     for record in choose(found, ["strength"]):
         cells.setdefault(record["training"], {}).setdefault(record["setting"]["level"], []).append(record)
     levels = sorted({level for row in cells.values() for level in row})
-    head = "| trained with | " + " | ".join(f"{level:g}x" for level in levels) + " | seeds |"
-    rows = [head, "|---" * (len(levels) + 2) + "|"]
+    rows = []
     for name, row in cells.items():
         best = [_cell(row.get(level, []), [other.get(level, []) for other in cells.values()]) for level in levels]
         seeds = sorted({len(found) for found in row.values()})
-        rows.append(f"| {name} | " + " | ".join(best) + f" | {' or '.join(map(str, seeds))} |")
-    return "\n".join(rows)
+        rows.append([name, *best, " or ".join(map(str, seeds))])
+    return markdown(["trained with", *(f"{level:g}x" for level in levels), "seeds"], rows)
 
 
 def _error(found: list[Record]) -> float:
@@ -78,14 +78,14 @@ def chosen(records: Iterable[Record], study: str, network: str, dataset: str) ->
             found.setdefault(record["setting"][key], []).append(record)
     change_of = "change of test error, points"
     head = [told, "ratio", "bytes", "test error, %", change_of, "each seed's change, with 95 % interval"]
-    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for aim, seeds in sorted(found.items()):
         seeds.sort(key=lambda record: record["seed"])
         ratio, size = ([f(r) for r in seeds] for f in (lambda r: r["ratio"]["bytes"], lambda r: r["bytes"]))
         error, change = ([f(r) for r in seeds] for f in (lambda r: 100 * (1 - r["metric_test"]), _change))
         cells = [f"{aim:g}", _middle(ratio, ".0f"), _middle(size, ",.0f"), _middle(error, ".2f"), f"{median(change):+.2f}"]
-        rows.append("| " + " | ".join([*cells, "; ".join(map(_certain, seeds))]) + " |")
-    return "\n".join(rows)
+        rows.append([*cells, "; ".join(map(_certain, seeds))])
+    return markdown(head, rows)
 
 
 def _change(record: Record) -> float:

@@ -239,12 +239,13 @@ def test_planted_fault_is_found(law, fault, case):
         law(fault, case, 0.6)
 
 
-@pytest.mark.parametrize(("law", "fault", "case"), FAULTS, ids=lambda x: getattr(x, "__name__", type(x).__name__))
+BROKEN = [f for f in FAULTS if type(f[1]).__bases__[0] is not Regularizer and not isinstance(f[1], PlantedClaim)]
+"""Those that break a sound class."""
+
+
+@pytest.mark.parametrize(("law", "fault", "case"), BROKEN, ids=lambda x: getattr(x, "__name__", type(x).__name__))
 def test_the_sound_class_passes_where_its_broken_subclass_fails(law, fault, case):
-    sound = type(fault).__bases__[0]
-    if sound is Regularizer or isinstance(fault, PlantedClaim):
-        pytest.skip("no sound counterpart")
-    law(sound(fault.strength), case, 0.6)
+    law(type(fault).__bases__[0](fault.strength), case, 0.6)
 
 
 def test_unfrozen_class_is_found():

@@ -1,5 +1,7 @@
-"""Study ``train-taut``: its plans are whole, its choices are by validation data alone, and its page says what the records say."""
+"""The studies: plans are whole, choices are by validation data alone, and pages say what the records say."""
 
+import doctest
+import importlib
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,9 @@ def test_sensitivities_are_found_once_a_network_and_change_nothing(scripts, monk
     together = [sizes(shared, level) for level in (1.5, 4)]
     assert sorted(calls) == ["activation", "energy", "energy", "fisher", "fisher"], "once for each matricisation"
     assert together == [sizes(networks(), level) for level in (1.5, 4)]
+
+
+@pytest.mark.parametrize("name", ["md_tables", "records", "within"])
+def test_the_examples_of_the_studies_run(scripts, name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0 and found.failed == 0
