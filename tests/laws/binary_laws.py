@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from math import prod
+from math import log2, prod
 
 import numpy as np
 import torch
@@ -115,12 +115,22 @@ def check_price(method, weight):
             assert np.isclose(_score(kernel, row, latent.book, bits, method.price * mean), max(scores)), "not the best kernel"
         worth.append(float((flat * chosen).sum()) - method.price * mean * _entropy(chosen))
     assert all(after >= before - 1e-3 * abs(before) for before, after in itertools.pairwise(worth)), f"it gets worse: {worth}"
+    _check_uses(latent, chosen)
     latent.eval()
     before = latent.bits.clone()
     latent(-weight)
     assert torch.equal(latent.bits, before), "evaluation counts"
     assert torch.equal(latent.code(weight).decompress(), latent(weight)), "something else is stored"
     assert _entropy(chosen) < _entropy(free(weight).detach().sign().reshape(flat.shape)), "no bits are saved"
+
+
+def _check_uses(latent, chosen):
+    """The bits of each kernel are those of its last use; one that fills the book up, twice in it, may have either's."""
+    total = len(chosen) + len(latent.book) / 2
+    for kernel, bits in zip(latent.book, latent.bits.tolist(), strict=True):
+        if int((latent.book == kernel).all(1).sum()) == 1:
+            uses = int((chosen == kernel).all(1).sum()) + 0.5
+            assert abs(bits - log2(total / uses)) < 1e-3, "not the bits of its last use"
 
 
 def _entropy(kernels):

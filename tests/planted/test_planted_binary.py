@@ -184,6 +184,13 @@ class PlantedEager(RealCopy):
         return super()._signs(copy, count=True)
 
 
+class PlantedFirst(RealCopy):
+    """Keeps the bits of the first step."""
+
+    def _signs(self, copy, count=False):
+        return super()._signs(copy)
+
+
 class PlantedDear(RealCopy):
     """Rare kernels are cheap."""
 
@@ -193,7 +200,8 @@ class PlantedDear(RealCopy):
 
 
 @pytest.mark.parametrize(("latent", "what"), [
-    (PlantedGift, "worse|no bits"), (PlantedDear, "worse|no bits"), (PlantedEager, "evaluation counts"),
+    (PlantedGift, "worse|no bits"), (PlantedDear, "worse|no bits"), (PlantedFirst, "last use"),
+    (PlantedEager, "evaluation counts"),
 ])  # fmt: skip
 def test_faults_of_the_price_are_seen(latent, what):
     @dataclass(frozen=True)

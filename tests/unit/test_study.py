@@ -1,5 +1,7 @@
 """The studies: plans are whole, choices are by validation data alone, and pages say what the records say."""
 
+import copy
+import dataclasses
 import doctest
 import importlib
 from pathlib import Path
@@ -204,6 +206,24 @@ def test_sensitivities_are_found_once_a_network_and_change_nothing(scripts, monk
     together = [sizes(shared, level) for level in (1.5, 4)]
     assert sorted(calls) == ["activation", "energy", "energy", "fisher", "fisher"], "once for each matricisation"
     assert together == [sizes(networks(), level) for level in (1.5, 4)]
+
+
+def test_batch_norms_take_their_averages_of_images_as_in_training(scripts, monkeypatch):
+    from fitting import fit
+    from plans import Plan
+    from train_taut import best
+    from trainings import Training
+
+    from taut.bench import augment
+    from taut.bench.data import load
+
+    monkeypatch.setitem(augment.AUGMENTATIONS, "brighter", lambda x, fill, random: x + 5)
+    splits = load("digits")
+    splits = dataclasses.replace(splits, train=splits.train.take(512))
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    trained = fit(Plan(1, 0, augment="brighter"), Training(), net, splits, 1, 0)
+    _, chosen = best([("as it is", copy.deepcopy(net))], trained)
+    assert torch.allclose(chosen[0].running_mean, splits.train.x.mean().reshape(1) + 5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["md_tables", "records", "within"])
