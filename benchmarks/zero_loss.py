@@ -112,6 +112,7 @@ class Study:
         """Go from large sizes to small ones while no more than ``drop`` points are lost; ``whole``: not narrowed first."""
         args, start, self.used = self.args, monotonic(), how or self.how
         self.method = "gradual" if whole and args.method == "narrowed" else args.method
+        folder = None if args.work is None else args.work / f"search-{self.method}-{drop:g}"
 
         def tell(point: Point) -> None:
             kept = "kept" if point.kept else "-"
@@ -119,8 +120,8 @@ class Study:
 
         return compress(
             self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.used,
-            methods=METHODS[self.method] or None, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
-            labels=self.labels, workdir=None if args.work is None else args.work / f"search-{self.method}-{drop:g}",
+            methods=METHODS[self.method] or None, seed=args.seed, time_limit=max(1.0, 60 * args.minutes - spent(folder)),
+            progress=tell, labels=self.labels, workdir=folder,
         )  # fmt: skip
 
     def deliver(self, wanted: list[tuple[float, dict[str, float]]]) -> None:
@@ -159,6 +160,12 @@ class Study:
         print(done.summary["ratio"], done.summary["test"], flush=True)
 
 
+def spent(folder: Path | None) -> float:
+    """The seconds that a search in this folder has had before."""
+    file = None if folder is None else folder / "curve.jsonl"
+    return 0.0 if file is None or not file.exists() else max(record["compress_seconds"] for record in read_records(file))
+
+
 def main() -> None:
     """One search, if a drop has no record yet, and what it has for each of these."""
     args = arguments()
@@ -181,7 +188,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("dataset", choices=["mnist", "cifar-10"])
     parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
     parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
-    parser.add_argument("--minutes", type=float, help="time limit of the search")
+    parser.add_argument("--minutes", type=float, help="time limit of a search, in all its runs")
     parser.add_argument("--method", choices=list(METHODS), help="by the network, if not given")
     parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")

@@ -1,6 +1,7 @@
 """Studies ``zero-loss`` and ``records``: a record holds the one point chosen on validation data, with its certificate."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,9 +28,11 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
 
     monkeypatch.setattr(zero_loss, "trained", lambda *_: digits)
     monkeypatch.setitem(zero_loss.RECIPES, ("digits-cnn", "digits"), RECIPE)
+    # by candidates, not by time: the same on a busy machine
+    monkeypatch.setattr(zero_loss, "compress", partial(zero_loss.compress, max_steps=3))
     monkeypatch.setattr(sys, "argv", ["study.py", "--data-dir", "/secret", "--work", "/secret", "--out", "/secret"])
     return {
-        "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 0.05, "threads": 1,
+        "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0,
     }  # fmt: skip
@@ -40,11 +43,11 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
 
     monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.1))
     out, keep = arguments["out"], arguments["keep"]
-    for drops in ([5.0], [5.0, 20.0]):
+    for drops in ([20.0, 5.0], [5.0, 20.0]):  # first both of one search
         monkeypatch.setattr(zero_loss, "arguments", lambda drops=drops: type("Args", (), arguments | {"drops": drops}))
         zero_loss.main()
     found = read_records(out)
-    assert [record["setting"]["max_drop"] for record in found] == [5.0, 20.0]
+    assert [record["setting"]["max_drop"] for record in found] == [20.0, 5.0]
     for record in found:
         drop = record["setting"]["max_drop"]
         assert record["baseline"]["metric_val"] - record["metric_val"] <= drop / 100
@@ -56,7 +59,7 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
     curve = read_records(out.with_name("records-curves.jsonl"))
     sizes = [record["bytes"] for record in curve]
     measured = {r["bytes"] for drop in (5, 20) for r in read_records(keep / f"digits-cnn-s0-{drop}" / "curve.jsonl") if r["step"]}
-    assert set(sizes) == measured and len(set(sizes)) == len(sizes)
+    assert set(sizes) == measured and len(set(sizes)) == len(sizes) > 1
     assert not any("metric_test" in record for record in curve)
 
 
