@@ -82,7 +82,7 @@ class Study:
         self.rounds = DENSE.get(args.network, 1) * self.how.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         args.augment = args.augment or (recipe["augment"] if args.method == "default" else "affine")
-        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment)
+        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment, repeat=args.repeat)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
         found = {"as trained": trained(args.network, args.dataset, args.seed)}
@@ -152,7 +152,7 @@ class Study:
         chosen = [record for record in points if record.get("best")][-1]
         way = {"methods": args.method, "augment": args.augment, "recovery": str(self.used), "reference": self.start}
         setting = {**aim, **way, "searched": self.method, "minutes": args.minutes, "loosest": args.loosest}
-        setting["dense_rounds"] = 2 * [self.rounds]
+        setting |= {"dense_rounds": 2 * [self.rounds]} | ({} if args.repeat is None else {"repeat": args.repeat})
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
         more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
@@ -191,6 +191,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--minutes", type=float, help="time limit of a search, in all its runs")
     parser.add_argument("--method", choices=list(METHODS), help="by the network, if not given")
     parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
+    parser.add_argument("--repeat", type=int, help="epochs that are augmented differently; then they come again, to save time")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--threads", type=int, default=2)

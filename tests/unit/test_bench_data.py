@@ -198,6 +198,9 @@ def test_batches_are_deterministic_whole_and_go_on_where_they_stopped():
     assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(resumed, epochs[2]))
     other = Batches(train, 64, seed=4)
     assert not torch.equal(next(iter(other))[1], epochs[0][0][1])
+    again = Batches(train, 64, seed=3, augment="shift1", repeat=2)
+    for epoch in (0, 1, 0, 1):
+        assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(again, epochs[epoch], strict=True))
 
 
 def test_batches_in_order_are_the_split():
@@ -210,7 +213,8 @@ def test_batches_in_order_are_the_split():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"batch_size": 0}, "at least 1"), ({"batch_size": 8, "augment": "mixup"}, "shift1")]
+    ("options", "says"), [({"batch_size": 0}, "at least 1"), ({"batch_size": 8, "augment": "mixup"}, "shift1"),
+                          ({"batch_size": 8, "repeat": 0}, "repeat after 0")]
 )
 def test_bad_batches_are_one_clear_error(options, says):
     with pytest.raises(TautError, match=says):

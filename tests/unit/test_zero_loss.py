@@ -33,7 +33,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["study.py", "--data-dir", "/secret", "--work", "/secret", "--out", "/secret"])
     return {
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
-        "method": "default", "augment": None, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
+        "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0,
     }  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
         low, high = record["test"]["difference_interval"]
         assert low <= record["test"]["difference"] <= high
         assert record["ratio"]["bytes"] > 1 and record["setting"]["reference"] in ("as trained", "trained on", "trained on twice")
-        assert "/secret" not in record["command"]
+        assert "/secret" not in record["command"] and record["setting"]["repeat"] == 2
     curve = read_records(out.with_name("records-curves.jsonl"))
     sizes = [record["bytes"] for record in curve]
     measured = {r["bytes"] for drop in (5, 20) for r in read_records(keep / f"digits-cnn-s0-{drop}" / "curve.jsonl") if r["step"]}

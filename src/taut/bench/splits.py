@@ -52,10 +52,11 @@ class Batches:
     Each epoch has its own order and augmentation, drawn from ``seed`` and the epoch's number alone. ``epoch`` is the number
     of the next pass: set it to go on where an interrupted run stopped. ``augment`` is None, ``"shift1"`` or ``"shift2"``
     (up to 1 or 2 pixels each way, every image by its own amount), ``"flip-crop"`` (mirrored half of the time, shifted by
-    up to 4 pixels) or ``"affine"`` (turned, scaled and moved a little).
+    up to 4 pixels) or ``"affine"`` (turned, scaled and moved a little). With ``repeat`` only so many epochs differ, and the next
+    are those again: what is computed of a batch can be kept (:class:`taut.budget.answers.Answers`).
 
     Raises:
-        TautError: an empty split, a batch size below 1, or an unknown augmentation.
+        TautError: an empty split, a batch size or a ``repeat`` below 1, or an unknown augmentation.
 
     Example:
         >>> from taut.bench.data import load
@@ -64,10 +65,15 @@ class Batches:
         (11, torch.Size([100, 1, 8, 8]))
     """
 
-    def __init__(self, split: Split, batch_size: int, shuffle: bool = True, seed: int = 0, augment: str | None = None) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, shuffle: bool = True, seed: int = 0, augment: str | None = None,
+        repeat: int | None = None,
+    ) -> None:  # fmt: skip
         if batch_size < 1 or not len(split):
             raise TautError(f"batches of {batch_size} from {len(split)} examples: both must be at least 1")
-        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
+        if repeat is not None and repeat < 1:
+            raise TautError(f"epochs cannot repeat after {repeat} of them: give at least 1, or None")
+        self.split, self.batch_size, self.shuffle, self.seed, self.repeat = split, batch_size, shuffle, seed, repeat
         self.augment = augmentation(augment)
         self.epoch = 0
 
@@ -80,7 +86,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # a prime keeps the epochs of neighbouring seeds apart
-        random = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        epoch = self.epoch if self.repeat is None else self.epoch % self.repeat
+        random = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         self.epoch += 1
         order = torch.randperm(len(self.split), generator=random) if self.shuffle else torch.arange(len(self.split))
         for at in order.split(self.batch_size):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taut.budget.answers import Answers
 from taut.errors import BudgetError
 from taut.layout import channels_innermost
 from taut.measure import BATCH_NORMS
@@ -73,7 +74,7 @@ def recover(
     optimizer = torch.optim.Adam(parameters, lr=how.lr, fused=fused)
     how = replace(how, mix=how.mix and not any(isinstance(m, BATCH_NORMS) for m in model.modules()))
     model.train()
-    teacher.eval()
+    answers = Answers(teacher.eval())
     with channels_innermost([*model.parameters(), *teacher.parameters()]):
         for epoch in range(how.epochs):
             if hasattr(train, "set_epoch"):
@@ -86,7 +87,7 @@ def recover(
                 for group in optimizer.param_groups:
                     group["lr"] = how.lr * (1.0 if how.steady else _shape(done, how.hold))
                 optimizer.zero_grad(set_to_none=True)
-                loss = _loss(model, teacher, batch, objective, how)
+                loss = _loss(model, answers, batch, objective, how)
                 _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
                 if project is not None:
                     project(done)
@@ -119,13 +120,13 @@ def _step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[Tenso
     optimizer.step()
 
 
-def _loss(model: nn.Module, teacher: nn.Module, batch: Any, objective: Objective, how: Recovery) -> Tensor:
+def _loss(model: nn.Module, answers: Answers, batch: Any, objective: Objective, how: Recovery) -> Tensor:
     """The training loss: to the labels, and for classifiers to the original's outputs too."""
     if how.distill == 0 or not how.mix or not _mixable(batch) or objective.loss is not None:
         loss, logits = objective.training_loss(model, batch)
         if logits is None or how.distill == 0:
             return loss
-        return (1 - how.distill) * loss + how.distill * _distance(logits, teacher, batch, how.temperature)
+        return (1 - how.distill) * loss + how.distill * _distance(logits, answers(batch), how.temperature)
     x, y = batch
     order = torch.randperm(len(x))
     share = torch.rand(len(x)).to(x)
@@ -133,7 +134,7 @@ def _loss(model: nn.Module, teacher: nn.Module, batch: Any, objective: Objective
     logits = logits_of(call_batch(model, mixed))
     to_labels = [functional.cross_entropy(logits, target, reduction="none") for target in (y, y[order])]
     loss = (share * to_labels[0] + (1 - share) * to_labels[1]).mean()
-    return (1 - how.distill_mixed) * loss + how.distill_mixed * _distance(logits, teacher, mixed, how.temperature)
+    return (1 - how.distill_mixed) * loss + how.distill_mixed * _distance(logits, answers.ask(mixed), how.temperature)
 
 
 def _mixable(batch: Any) -> bool:
@@ -144,9 +145,7 @@ def _mixable(batch: Any) -> bool:
     return x.is_floating_point() and not y.is_floating_point() and y.dim() == 1
 
 
-def _distance(logits: Tensor, teacher: nn.Module, batch: Any, temperature: float) -> Tensor:
-    with torch.inference_mode():
-        wanted = logits_of(call_batch(teacher, batch))
+def _distance(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     student = (logits / temperature).reshape(-1, logits.shape[-1]).log_softmax(-1)
     target = (wanted / temperature).reshape(-1, wanted.shape[-1]).log_softmax(-1)
     return temperature**2 * functional.kl_div(student, target.clone(), reduction="batchmean", log_target=True)
