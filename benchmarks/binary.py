@@ -23,6 +23,7 @@ records are not run again.
 import argparse
 import copy
 import time
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ from taut.bench.data import Batches, Splits, load
 from taut.bench.networks import BINARY, build
 from taut.bench.recipes import RECIPES, evaluate, train
 from taut.binary import signs
+from taut.budget import Recovery
 from taut.budget.finish import finish
+from taut.budget.recover import recover
 from taut.codec.files import file_size, sizes
 from taut.compressors import Quantize
 from taut.compressors.binary import Binary as BinaryWeights
@@ -46,6 +49,7 @@ from taut.deliver import machine
 from taut.latency import Latency, Timing, time_in_turn, time_torch
 from taut.layers import bake
 from taut.measure import ledger
+from taut.objective import Objective
 from taut.parametrizations import Binary
 from taut.records import append_record, read_records
 from taut.reparametrize import wrap
@@ -146,17 +150,19 @@ def binarized(splits: Splits, recipe: Record, args: argparse.Namespace) -> tuple
     return model.eval(), spent.seconds
 
 
-def compressed(copies: nn.Module, splits: Splits, share: float, how: Binary, tuning: Record, seed: int) -> nn.Module:
-    """The network with this share of its filters and these binary weights, fine-tuned, as it ships."""
-    model = copy.deepcopy(copies)
+def compressed(copies: nn.Module, splits: Splits, share: float, how: Binary, tuning: Recovery, seed: int) -> nn.Module:
+    """The network with this share of its filters and these binary weights, fine-tuned to the labels and to what the binarized
+    network says, as it ships.
+    """
+    model, recipe = copy.deepcopy(copies), RECIPES[NETWORK, DATASET]
+    binary = wrap(copy.deepcopy(model), {BINARY: Binary()}).finalize().eval()
     if share < 1:
         # which filters matter is asked of the binary network, of whose weights the copies then start
-        binary = wrap(model, {BINARY: Binary()}).finalize().eval()
         few = Batches(splits.train.take(2000), 50, seed=seed)
         model = bake(taut.shrink(binary, splits.train.x[:8], keep=share, importance="fisher", data=few, round_to=8))
     training = wrap(model, {BINARY: how})
-    if tuning["epochs"]:
-        train(training.model, splits, seed=seed + 1, threads=torch.get_num_threads(), **tuning)
+    batches = Batches(splits.train, recipe["batch_size"], seed=seed, augment=recipe["augment"])
+    recover(training.model, binary, batches, Objective(), tuning, seed=seed + 1, deadline=inf)
     model = taut.apply(training.finalize().eval(), {"stem*": Quantize(8, per="row"), "out": Quantize(8, per="row")})
     finish(model)  # batch norms keep what training averaged: plain averages over images that are not augmented cost a point
     return model.eval()
@@ -190,15 +196,15 @@ def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> N
     stored = [(1.0, 0, 0.0, 0), *((*point, args.tuning) for point in points)]
     for share, count, price, epochs in stored:
         start = time.perf_counter()
-        tuning = recipe | {"epochs": epochs, "lr": args.tuning_lr, "sizes": None}
+        tuning = Recovery(epochs=epochs, lr=args.tuning_lr)
         setting = {"stage": "tuned", "keep": share, "kernels": count, "tuning": epochs, "epochs": recipe["epochs"]}
-        setting |= ({"price": price} if price else {}) | ({"lr": args.tuning_lr} if epochs else {})
+        setting |= ({"price": price} if price else {}) | ({"lr": args.tuning_lr, "distill": tuning.distill} if epochs else {})
         method = " + ".join(["shrink"] * (share < 1) + [f"BinaryKernels(k={count})" if count else "Binary"])
 
-        def point(share: float = share, count: int = count, price: float = price, tuning: Record = tuning) -> Any:
+        def point(share: float = share, count: int = count, price: float = price, tuning: Recovery = tuning) -> Any:
             how = Binary(kernels=count, price=price)
             model = compressed(copies, splits, share, how, tuning, args.seed)
-            name = f"{NETWORK}-s{args.seed}-{share:g}-{count}-{price:g}-{tuning['epochs']}"
+            name = f"{NETWORK}-s{args.seed}-{share:g}-{count}-{price:g}-{tuning.epochs}"
             return measured(model, dense, splits, args.keep, name)
 
         run(shared, setting, method, args, point, reference, {"start": start})

@@ -30,10 +30,10 @@ def layers(records: list[Record]) -> str:
 
 def points(records: list[Record]) -> str:
     """A row a point of the network, the largest file first; medians where there are several seeds."""
-    found: dict[tuple[float, int, float, int | None], list[Record]] = {}
+    found: dict[tuple[float, int, float, int | None, bool], list[Record]] = {}
     for record in records:
         how = record["setting"]
-        key = (how.get("keep", 1.0), how.get("kernels", 0), how.get("price", 0.0), how.get("tuning"))
+        key = (how.get("keep", 1.0), how.get("kernels", 0), how.get("price", 0.0), how.get("tuning"), "distill" in how)
         found.setdefault(key, []).append(record)
     rows = []
     for key, runs in sorted(found.items(), key=lambda item: -median(r["bytes"] for r in item[1])):
@@ -53,11 +53,11 @@ def _middle(runs: list[Record], of: Callable[[Record], float]) -> float:
     return median(of(record) for record in runs)
 
 
-def _told(share: float, kernels: int, price: float, tuning: int | None) -> str:
+def _told(share: float, kernels: int, price: float, tuning: int | None, distilled: bool) -> str:
     """What was done to the network, in words."""
     if tuning is None:
         return "as trained"
     what = [f"{share:.0%} of the filters".replace("%", " %")] if share < 1 else []
     what += [f"price of a bit {price:g}" if price else f"{kernels} kernels"] if kernels else []
-    what += [f"{tuning} epochs"] if tuning else ["stored shorter"]
+    what += [f"{tuning} epochs" + ", distilled" * distilled] if tuning else ["stored shorter"]
     return ", ".join(what)
