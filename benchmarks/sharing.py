@@ -203,6 +203,9 @@ WAYS = {
     "entropy codebook": Way(
         (0.003, 0.01, 0.03, 0.06, 0.1, 0.2), _coded(lambda price, _: EntropyCodebook(price=price, by="fisher"))
     ),
+    "damped entropy codebook": Way(
+        (0.003, 0.01, 0.03, 0.06, 0.1, 0.2), _coded(lambda price, _: EntropyCodebook(price=price, by="fisher", damping=1.0))
+    ),
     "deep compression": Way((0.3, 0.2, 0.12, 0.08, 0.05, 0.03), deep_compression),
     "learning-compression": Way(VALUES, learned),
     "adaptive precision": Way(

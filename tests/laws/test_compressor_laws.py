@@ -91,6 +91,7 @@ METHODS: list[Compressor] = [
     EntropyCodebook(price=0.2),
     EntropyCodebook(price=1e-3, k=5, keep_zero=False),
     EntropyCodebook(price=0.03, by="fisher"),
+    EntropyCodebook(price=0.03, by="fisher", damping=1.0),
     LinearCodebook(k=4),
     LinearCodebook(k=7, keep_zero=True),
     AdaptivePrecision(tolerance=0.1),

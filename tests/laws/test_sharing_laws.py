@@ -9,6 +9,7 @@ from torch import nn
 from taut.codec.records import size
 from taut.compressors import Chain, Codebook, Prune, Quantize
 from taut.compressors.adaptive_precision import AdaptivePrecision, tolerances
+from taut.compressors.base import Stats
 from taut.compressors.codebook import EntropyCodebook, LinearCodebook
 from taut.errors import LayerError, TautError
 from taut.numeric.entropy_kmeans import entropy_kmeans_1d, rate_bits
@@ -28,6 +29,16 @@ def test_damping_is_added_to_the_curvature(seed):
     for damping in (-1.0, float("nan"), float("inf")):
         with pytest.raises(TautError, match="damping is a finite number"):
             Codebook(damping=damping)
+
+
+@pytest.mark.parametrize("damping", [0.3, 1.0, 100.0])
+def test_damping_of_an_entropy_codebook_is_that_of_its_curvature(damping):
+    fisher = torch.rand(60, 40, generator=torch.Generator().manual_seed(1)) ** 8
+    damped = EntropyCodebook(by="fisher", damping=damping).compress(WEIGHT, Stats(fisher=fisher))
+    double = fisher.double()
+    added = EntropyCodebook(by="fisher").compress(WEIGHT, Stats(fisher=double + damping * double.mean()))
+    assert damped.equals(added)
+    assert not damped.equals(EntropyCodebook(by="fisher").compress(WEIGHT, Stats(fisher=fisher)))
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -35,7 +35,8 @@ def test_shared_values_are_shared(scripts, digits, way):
 
 
 @pytest.mark.parametrize(
-    "way", ["uniform", "entropy codebook", "deep compression", "adaptive precision", "hashed after training", "hashed"]
+    "way", ["uniform", "entropy codebook", "damped entropy codebook", "deep compression", "adaptive precision",
+            "hashed after training", "hashed"],
 )
 def test_a_stronger_setting_makes_a_smaller_file(scripts, digits, way):
     from pull_taut import measured

@@ -89,10 +89,7 @@ class Codebook(Compressor):
 
     def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
         w = check_weight(w, self)
-        weights = _flat(fisher_of(stats, w, self)) if self.by == "fisher" else None
-        if weights is not None and self.damping:
-            weights = weights + self.damping * weights.mean()
-        return _code(w, *kmeans_1d(_flat(w), self.k, weights, self.keep_zero), self.keep_zero)
+        return _code(w, *kmeans_1d(_flat(w), self.k, _importance(w, stats, self), self.keep_zero), self.keep_zero)
 
     def ladder(self, shape: Sequence[int]) -> list[Compressor]:
         """2, 3, 4, 6, 8, … 256 values, up to the first that is no less than the number of weights."""
@@ -128,6 +125,7 @@ class EntropyCodebook(Compressor):
         k: how many values at most, 1 to 65,536.
         by: ``"magnitude"`` or ``"fisher"`` (needs ``stats.fisher``).
         keep_zero: one of the values is exactly 0, so that zeros stay zeros; it costs nothing.
+        damping: of ``by="fisher"``, as in :class:`Codebook`.
 
     Example:
         >>> weight = torch.tensor([0.0] * 90 + [0.1] * 2 + [0.9] * 50 + [1.1] * 50)
@@ -140,18 +138,19 @@ class EntropyCodebook(Compressor):
     k: int = 256
     by: str = "magnitude"
     keep_zero: bool = True
+    damping: float = 0.0
     idempotent: ClassVar[bool] = False
     monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        Codebook(self.k, self.by, self.keep_zero)  # its errors are ours
+        Codebook(self.k, self.by, self.keep_zero, self.damping)  # its errors are ours
         if not 0 <= self.price < float("inf"):
             raise TautError(f"{self}: the price of a bit must be finite and not negative")
 
     def compress(self, w: Tensor, stats: Stats | None = None) -> Code:
         w = check_weight(w, self)
-        weights = _flat(fisher_of(stats, w, self)) if self.by == "fisher" else None
-        return _code(w, *entropy_kmeans_1d(_flat(w), self.k, self.price, weights, self.keep_zero), self.keep_zero)
+        found = entropy_kmeans_1d(_flat(w), self.k, self.price, _importance(w, stats, self), self.keep_zero)
+        return _code(w, *found, self.keep_zero)
 
     def ladder(self, shape: Sequence[int]) -> list[Compressor]:
         """Prices from 4 down to 2^-12, halved each time: about 0 to 6 bits a weight."""
@@ -214,6 +213,14 @@ def _code(w: Tensor, centers: NDArray[np.float64], places: NDArray[np.int64], ze
         table = table[table != 0]
     indices = indices.to(_index_type(table.numel() + zero)).reshape(w.shape)
     return CodebookCode(table.to(w.device), indices.to(w.device), zero)
+
+
+def _importance(w: Tensor, stats: Stats | None, method: Codebook | EntropyCodebook) -> NDArray[np.float64] | None:
+    """The weights ``h`` of the squared errors; ``None``: all alike."""
+    if method.by == "magnitude":
+        return None
+    fisher = _flat(fisher_of(stats, w, method))
+    return fisher + method.damping * fisher.mean()
 
 
 def _flat(tensor: Tensor) -> NDArray[np.float64]:
