@@ -61,6 +61,8 @@ NETWORK, DATASET = "bnn-small", "cifar-10"
 SIZES, BATCHES = (1024, 2048, 4096), (1, 64)
 POINTS = ((1.0, 512, 0.12), (1.0, 512, 0.2), (1.0, 0, 0.0), (0.9, 512, 0.1), (1.0, 512, 0.3), (1.0, 112, 0.0), (1.0, 64, 0.0))
 """The share of filters that is kept, the kernels that are used (0: all), and the price of a bit of theirs."""
+VECTOR_BITS = 12
+"""Of batch norms' scales and shifts: coarser ones turn activations over, whose signs are all that the next layer sees."""
 
 Record = dict[str, Any]
 
@@ -164,7 +166,8 @@ def compressed(copies: nn.Module, splits: Splits, share: float, how: Binary, tun
     batches = Batches(splits.train, recipe["batch_size"], seed=seed, augment=recipe["augment"])
     recover(training.model, binary, batches, Objective(), tuning, seed=seed + 1, deadline=inf)
     model = taut.apply(training.finalize().eval(), {"stem*": Quantize(8, per="row"), "out": Quantize(8, per="row")})
-    finish(model)  # batch norms keep what training averaged: plain averages over images that are not augmented cost a point
+    # batch norms keep what training averaged: plain averages over images that are not augmented cost a point
+    finish(model, VECTOR_BITS)
     return model.eval()
 
 
@@ -199,6 +202,7 @@ def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> N
         tuning = Recovery(epochs=epochs, lr=args.tuning_lr)
         setting = {"stage": "tuned", "keep": share, "kernels": count, "tuning": epochs, "epochs": recipe["epochs"]}
         setting |= ({"price": price} if price else {}) | ({"lr": args.tuning_lr, "distill": tuning.distill} if epochs else {})
+        setting["vector_bits"] = VECTOR_BITS
         method = " + ".join(["shrink"] * (share < 1) + [f"BinaryKernels(k={count})" if count else "Binary"])
 
         def point(share: float = share, count: int = count, price: float = price, tuning: Recovery = tuning) -> Any:

@@ -30,17 +30,15 @@ def layers(records: list[Record]) -> str:
 
 def points(records: list[Record]) -> str:
     """A row a point of the network, the largest file first; medians where there are several seeds."""
-    found: dict[tuple[float, int, float, int | None, bool], list[Record]] = {}
+    found: dict[str, list[Record]] = {}
     for record in records:
-        how = record["setting"]
-        key = (how.get("keep", 1.0), how.get("kernels", 0), how.get("price", 0.0), how.get("tuning"), "distill" in how)
-        found.setdefault(key, []).append(record)
+        found.setdefault(_told(record["setting"]), []).append(record)
     rows = []
-    for key, runs in sorted(found.items(), key=lambda item: -median(r["bytes"] for r in item[1])):
+    for what, runs in sorted(found.items(), key=lambda item: -median(r["bytes"] for r in item[1])):
         size, ratio = _middle(runs, lambda r: r["bytes"]), _middle(runs, lambda r: r["baseline"]["bytes"] / r["bytes"])
         scores = [100 * _middle(runs, lambda r, part=part: r[f"metric_{part}"]) for part in ("val", "test")]
         faster = _middle(runs, lambda r: r["baseline"]["latency_ms"] / r["latency_ms"])
-        cells = [_told(*key), f"{size:,.0f}", f"{ratio:.1f}×", *(f"{score:.2f} %" for score in scores)]
+        cells = [what, f"{size:,.0f}", f"{ratio:.1f}×", *(f"{score:.2f} %" for score in scores)]
         rows.append([*cells, f"{faster:.1f}×", str(len(runs))])
     head = ["network", "bytes", "smaller", "validation", "test", "faster", "seeds"]
     return markdown(head, rows)
@@ -53,11 +51,13 @@ def _middle(runs: list[Record], of: Callable[[Record], float]) -> float:
     return median(of(record) for record in runs)
 
 
-def _told(share: float, kernels: int, price: float, tuning: int | None, distilled: bool) -> str:
+def _told(how: Record) -> str:
     """What was done to the network, in words."""
-    if tuning is None:
+    if "tuning" not in how:
         return "as trained"
+    share, price, bits = how["keep"], how.get("price", 0), how.get("vector_bits", 8)
     what = [f"{share:.0%} of the filters".replace("%", " %")] if share < 1 else []
-    what += [f"price of a bit {price:g}" if price else f"{kernels} kernels"] if kernels else []
-    what += [f"{tuning} epochs" + ", distilled" * distilled] if tuning else ["stored shorter"]
+    what += [f"price of a bit {price:g}" if price else f"{how['kernels']} kernels"] if how["kernels"] else []
+    what += [f"{how['tuning']} epochs" + ", distilled" * ("distill" in how)] if how["tuning"] else ["stored shorter"]
+    what += [f"{bits}-bit norms"] if bits != 8 else []
     return ", ".join(what)
