@@ -83,7 +83,8 @@ def chosen(records: Iterable[Record], study: str, network: str, dataset: str) ->
         seeds.sort(key=lambda record: record["seed"])
         ratio, size = ([f(r) for r in seeds] for f in (lambda r: r["ratio"]["bytes"], lambda r: r["bytes"]))
         error, change = ([f(r) for r in seeds] for f in (lambda r: 100 * (1 - r["metric_test"]), _change))
-        cells = [f"{aim:g}", _middle(ratio, ".0f"), _middle(size, ",.0f"), _middle(error, ".2f"), f"{median(change):+.2f}"]
+        cells = [f"{aim:g}", _middle(ratio, ".0f" if min(ratio) >= 10 else ".1f"), _middle(size, ",.0f"), _middle(error, ".2f")]
+        cells.append(_signed(median(change)))
         rows.append([*cells, "; ".join(map(_certain, seeds))])
     return markdown(head, rows)
 
@@ -101,7 +102,12 @@ def _middle(values: list[float], form: str) -> str:
 
 def _certain(record: Record) -> str:
     low, high = (-100 * end for end in reversed(record["test"]["difference_interval"]))
-    return f"{_change(record):+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{_signed(_change(record))} ({_signed(low)} to {_signed(high)})"
+
+
+def _signed(points: float) -> str:
+    """With its sign and two digits; what rounds to nothing is +0.00 and never -0.00."""
+    return f"{round(points, 2) + 0.0:+.2f}"
 
 
 def studies() -> dict[str, list[Record]]:

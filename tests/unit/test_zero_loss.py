@@ -57,9 +57,10 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
         assert record["ratio"]["bytes"] > 1 and record["setting"]["reference"] in ("as trained", "trained on", "trained on twice")
         assert "/secret" not in record["command"] and record["setting"]["repeat"] == 2
     curve = read_records(out.with_name("records-curves.jsonl"))
-    sizes = [record["bytes"] for record in curve]
-    measured = {r["bytes"] for drop in (5, 20) for r in read_records(keep / f"digits-cnn-s0-{drop}" / "curve.jsonl") if r["step"]}
-    assert set(sizes) == measured and len(set(sizes)) == len(sizes) > 1
+    kept = [(record["bytes"], record["metric_val"]) for record in curve]  # two candidates may have one size
+    folders = (keep / f"digits-cnn-s0-{drop}" for drop in (5, 20))
+    measured = {(r["bytes"], r["metric_val"]) for folder in folders for r in read_records(folder / "curve.jsonl") if r["step"]}
+    assert set(kept) == measured and len(set(kept)) == len(kept) > 1
     assert not any("metric_test" in record for record in curve)
 
 

@@ -35,8 +35,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("fashion-resnet", "fashion-mnist"): {**_GREY, "epochs": 15, "lr": 2e-3, "schedule": "onecycle"},
     ("lenet-300-100", "mnist"): {**_GREY, "epochs": 100},
     ("lenet-5-caffe", "mnist"): {**_GREY, "epochs": 30},
-    # as study train-taut trains it
-    ("resnet-20", "cifar-10"): {**_COLOUR, "lr": 0.1, "weight_decay": 1e-4},
+    # twice as long as study train-taut trains it: 20 epochs leave 17 % error
+    ("resnet-20", "cifar-10"): {**_COLOUR, "lr": 0.1, "weight_decay": 5e-4, "epochs": 40, "sizes": {0: 24, 0.5: 32}},
     ("vgg-small", "cifar-10"): {**_COLOUR, "lr": 0.05, "weight_decay": 5e-4},
     ("char-transformer", "python-source"): {
         "batch_size": 32, "lr": 2e-3, "weight_decay": 0.05, "epochs": 3, "schedule": "onecycle",
