@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from taut.bench.data import Splits, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, answers, train
+from taut.precision import PRECISIONS
 from taut.records import append_record
 from taut.statistics import wilson
 
@@ -81,12 +82,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None, help="in place of the recipe's")
+    parser.add_argument("--precision", choices=PRECISIONS, default=None, help="of the arithmetic, in place of the recipe's")
     parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")
     options = parser.parse_args()
     if (options.network, options.dataset) not in RECIPES:
         parser.error(f"no recipe for {options.network} on {options.dataset}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = RECIPES[options.network, options.dataset] | ({"epochs": options.epochs} if options.epochs else {})
+    others = {key: value for key in ("epochs", "precision") if (value := getattr(options, key))}
+    recipe = RECIPES[options.network, options.dataset] | others
     torch.set_num_threads(options.threads)
     splits = load(options.dataset, options.data_dir)
     model, spent = build(options.network, options.seed), Spent(options.resume)
@@ -96,11 +99,13 @@ def main() -> None:
         log.info("%d/%d loss %.4f, %.0f s", epoch, epochs, loss, spent.seconds)
 
     train(model, splits, seed=options.seed, threads=options.threads, progress=progress, checkpoint=options.resume, **recipe)
-    keep(model, splits, options, recipe, spent.seconds)
+    keep(model, splits, options, recipe, others, spent.seconds)
 
 
-def keep(model: torch.nn.Module, splits: Splits, options: argparse.Namespace, recipe: dict, seconds: float) -> None:
-    """Write the weights, whole or not at all, and the record."""
+def keep(
+    model: torch.nn.Module, splits: Splits, options: argparse.Namespace, recipe: dict, others: dict, seconds: float,
+) -> None:  # fmt: skip
+    """Write the weights, whole or not at all, and the record; ``others``: settings in place of the recipe's."""
     target = path(options.network, options.dataset, options.seed)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, target.with_suffix(".part"))
@@ -111,7 +116,7 @@ def keep(model: torch.nn.Module, splits: Splits, options: argparse.Namespace, re
         options.dataset,
         f"--seed {options.seed} --threads {options.threads}",
     ]
-    command += [f"--epochs {options.epochs}"] * bool(options.epochs) + ["--data-dir DIR"] * bool(options.data_dir)
+    command += [f"--{key} {value}" for key, value in others.items()] + ["--data-dir DIR"] * bool(options.data_dir)
     record = {
         "study": "baselines",
         "network": options.network,

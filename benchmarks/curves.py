@@ -27,6 +27,12 @@ def _family(name: str, on: tuple[str, str] = LENET, **more: Any) -> tuple[str, d
     return "train-taut", {"x": "params", "y": "metric_test", "error": True, "choose": ["strength"], "only": only, **more}
 
 
+def _ways(title: str, methods: list[str]) -> tuple[str, dict[str, Any]]:
+    """Some ways of study ``pull-taut`` on LeNet-300-100: test error against the ratio of bytes."""
+    only = {"network": [LENET[0]], "method": methods}
+    return "pull-taut", {"title": f"LeNet-300-100 on MNIST, {title}", "y": "metric_test", "error": True, "only": only}
+
+
 FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "demo": ("demo", {"title": "digits: no drop of validation accuracy allowed", "only": {"network": ["digits-cnn"]}}),
     "demo-fashion": ("demo", {"title": "Fashion-MNIST: no drop allowed", "only": {"network": ["fashion-cnn"]}}),
@@ -40,10 +46,13 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero-loss-lenet-5": ("zero-loss-curves", {
         "title": "LeNet-5-Caffe on MNIST, all that was searched", "error": True, "only": {"network": ["lenet-5-caffe"]},
     }),
-    "pull-taut": ("pull-taut", {
-        "title": "LeNet-300-100 on MNIST, 20 epochs each", "y": "metric_test", "error": True,
-        "only": {"network": ["lenet-300-100"]},
-    }),
+    "pull-taut": _ways("20 epochs each", [
+        "steering", "k-means by damped curvature", "uniform", "damped entropy codebook", "deep compression", "adaptive precision",
+        "hashed after training", "hashed", "loss-aware binary",
+    ]),
+    "pull-taut-codebooks": _ways("so many values in each layer", [
+        "steering", "k-means", "k-means by curvature", "k-means by damped curvature", "learning-compression",
+    ]),
     "low-rank": _family("low-rank", title="low rank, no fine-tuning"),
     "low-rank-tuned": _family("low-rank, fine-tuned", title="low rank, fine-tuned"),
     "narrow": _family("narrow low-rank", title="low rank on fewer inputs, no fine-tuning"),

@@ -46,6 +46,7 @@ from taut.compressors.pool import Pool
 from taut.curve import Point
 from taut.deliver import deliver
 from taut.objective import Objective
+from taut.precision import PRECISIONS
 from taut.records import append_record, read_records
 
 RESULTS = Path(__file__).parent / "results" / "zero-loss.jsonl"
@@ -78,7 +79,7 @@ class Study:
 
     def __init__(self, args: argparse.Namespace, study: str = "zero-loss") -> None:
         torch.set_num_threads(args.threads)
-        self.args, self.how = args, RECOVERY[args.network]
+        self.args, self.how = args, replace(RECOVERY[args.network], precision=args.precision)
         self.rounds = DENSE.get(args.network, 1) * self.how.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         args.augment = args.augment or (recipe["augment"] if args.method == "default" else "affine")
@@ -192,6 +193,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--method", choices=list(METHODS), help="by the network, if not given")
     parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
     parser.add_argument("--repeat", type=int, help="epochs that are augmented differently; then they come again, to save time")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the arithmetic in training")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--threads", type=int, default=2)

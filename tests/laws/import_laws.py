@@ -8,7 +8,7 @@ from pathlib import Path
 # from the bottom up; a module belongs to the first pattern that matches it
 LEVELS = (
     ("taut.errors", "taut.registry", "taut.binary", "taut.views", "taut.cost", "taut.records", "taut.selection")
-    + ("taut.layout", "taut.statistics", "taut.version", "taut.workers", "taut.numeric*"),
+    + ("taut.layout", "taut.precision", "taut.statistics", "taut.version", "taut.workers", "taut.numeric*"),
     ("taut.*.base", "taut.compressors.coded", "taut.regularizers.annealed"),
     ("taut.compressors*", "taut.regularizers*", "taut.parametrizations*"),
     ("taut.layers", "taut.restore", "taut.resize", "taut.flat", "taut.codec*"),

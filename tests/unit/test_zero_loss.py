@@ -34,7 +34,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
     return {
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
-        "work": tmp_path / "work", "loosest": 1.0,
+        "work": tmp_path / "work", "loosest": 1.0, "precision": "float32",
     }  # fmt: skip
 
 
@@ -57,9 +57,9 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
         assert record["ratio"]["bytes"] > 1 and record["setting"]["reference"] in ("as trained", "trained on", "trained on twice")
         assert "/secret" not in record["command"] and record["setting"]["repeat"] == 2
     curve = read_records(out.with_name("records-curves.jsonl"))
-    kept = [(record["bytes"], record["metric_val"]) for record in curve]  # two candidates may have one size
+    kept = [(record["setting"]["point"], record["bytes"]) for record in curve]  # two candidates may have one size
     folders = (keep / f"digits-cnn-s0-{drop}" for drop in (5, 20))
-    measured = {(r["bytes"], r["metric_val"]) for folder in folders for r in read_records(folder / "curve.jsonl") if r["step"]}
+    measured = {(r["step"], r["bytes"]) for folder in folders for r in read_records(folder / "curve.jsonl") if r["step"]}
     assert set(kept) == measured and len(set(kept)) == len(kept) > 1
     assert not any("metric_test" in record for record in curve)
 

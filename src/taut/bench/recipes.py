@@ -1,7 +1,7 @@
 """Training that is good enough to compare against: the same for a baseline and for a network trained to be compressible."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from taut.bench.data import Batches, Split, Splits
 from taut.budget.recover import Penalty
 from taut.errors import TautError
 from taut.layout import channels_innermost
+from taut.precision import Computing, computing_in
 from taut.regularizers.base import Regularizer
 from taut.strengths import even
 from taut.train import ProxOptimizer
@@ -68,6 +69,7 @@ def train(
     around: Callable[[Optimizer], Optimizer] | None = None,
     checkpoint: Path | None = None,
     sizes: Mapping[float, int] | None = None,
+    precision: str = "float32",
 ) -> nn.Module:
     """Train ``model`` in place on ``splits.train`` by cross-entropy and return it, in evaluation mode.
 
@@ -81,11 +83,12 @@ def train(
     loss, without penalties. After every epoch the state is kept in the file ``checkpoint``, if one is named; the same training
     called again goes on from there, to the same weights, and the file stays. ``sizes`` maps parts of the training, from 0 on, to
     the side in pixels of the middle of the images that is shown from there: it costs less to begin with a part, at the scale of
-    the whole, for networks that pool over all positions. Nothing is chosen by validation data.
+    the whole, for networks that pool over all positions. ``precision``: of the network's arithmetic
+    (:func:`taut.precision.computing_in`). Nothing is chosen by validation data.
 
     Raises:
-        TautError: an unknown optimizer, schedule or augmentation, epochs below 1, a loss that is no longer finite, or a
-            checkpoint of another training.
+        TautError: an unknown optimizer, schedule, augmentation or precision, epochs below 1, a loss that is no longer finite,
+            or a checkpoint of another training.
 
     Example:
         >>> from taut.bench.data import load
@@ -106,18 +109,19 @@ def train(
     if around is not None:
         stepper = around(stepper)
     scheduler = make_schedule(stepper, schedule, lr, epochs * len(batches))
+    computing = computing_in(precision, model.parameters())
     with _threads(threads), torch.random.fork_rng(devices=[]), channels_innermost(model.parameters()):
         torch.manual_seed(seed)
         model.train()
         kept = None if checkpoint is None else _kept(checkpoint, model, stepper, scheduler, {
             "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment, "seed": seed,
             "optimizer": optimizer, "schedule": schedule, "regularizers": regularizers, "every": every, "warmup": warmup,
-            "sizes": sizes,
+            "sizes": sizes, "precision": precision,
         })  # fmt: skip
         batches.epoch = 0 if kept is None else kept.resume()
         for epoch in range(batches.epoch, epochs):
             side = None if sizes is None else pixels(sizes, epoch / epochs)
-            loss = _epoch(model, batches, stepper, scheduler, _part(penalty, epoch, epochs), side)
+            loss = _epoch(model, batches, stepper, scheduler, _part(penalty, epoch, epochs), side, computing)
             if not np.isfinite(loss):
                 raise TautError(f"the training loss is {loss} in epoch {epoch + 1}; lower lr (it is {lr})")
             if kept is not None:
@@ -140,12 +144,14 @@ def _part(penalty: Penalty | None, epoch: int, epochs: int) -> Penalty | None:
 
 def _epoch(
     model: nn.Module, batches: Batches, stepper: Optimizer, scheduler: LRScheduler, penalty: Penalty | None = None,
-    side: int | None = None,
+    side: int | None = None, computing: Computing = nullcontext,
 ) -> float:  # fmt: skip
     total = torch.zeros(())
     for i, (x, y) in enumerate(batches):
         stepper.zero_grad()
-        loss = cross_entropy(_answers(model(x if side is None else middle(x, side))), y.flatten())
+        with computing():
+            outputs = model(x if side is None else middle(x, side))
+        loss = cross_entropy(_answers(outputs).float(), y.flatten())
         (loss if penalty is None else loss + penalty(i / len(batches))).backward()
         stepper.step()
         scheduler.step()

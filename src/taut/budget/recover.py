@@ -17,6 +17,7 @@ from taut.errors import BudgetError
 from taut.layout import channels_innermost
 from taut.measure import BATCH_NORMS
 from taut.objective import Objective, call_batch, logits_of
+from taut.precision import computing_in
 
 Penalty = Callable[[float], Tensor]
 Watch = Callable[[float], None]
@@ -38,7 +39,8 @@ class Recovery:
     tensors are mixed in pairs and the original is asked about the mixtures, so that its *function* is matched and not only its
     answers on the training data, which a small network overfits (Beyer et al. 2022, arXiv 2106.05237; Zhang et al. 2018, arXiv
     1710.09412); then the original's share is ``distill_mixed``. A network with batch norms is trained on the data as it is: the
-    statistics of mixtures are not those of data, and a network trained under them loses on the data.
+    statistics of mixtures are not those of data, and a network trained under them loses on the data. ``precision``: of the
+    arithmetic of both networks (:func:`taut.precision.computing_in`); losses and weights stay as they are.
     """
 
     epochs: int = 8
@@ -51,6 +53,7 @@ class Recovery:
     distill_mixed: float = 0.9
     clip: float = 5.0
     hold: float = 0.1
+    precision: str = "float32"
 
 
 def recover(
@@ -74,7 +77,7 @@ def recover(
     optimizer = torch.optim.Adam(parameters, lr=how.lr, fused=fused)
     how = replace(how, mix=how.mix and not any(isinstance(m, BATCH_NORMS) for m in model.modules()))
     model.train()
-    answers = Answers(teacher.eval())
+    answers, computing = Answers(teacher.eval()), computing_in(how.precision, parameters)
     with channels_innermost([*model.parameters(), *teacher.parameters()]):
         for epoch in range(how.epochs):
             if hasattr(train, "set_epoch"):
@@ -87,7 +90,8 @@ def recover(
                 for group in optimizer.param_groups:
                     group["lr"] = how.lr * (1.0 if how.steady else _shape(done, how.hold))
                 optimizer.zero_grad(set_to_none=True)
-                loss = _loss(model, answers, batch, objective, how)
+                with computing():
+                    loss = _loss(model, answers, batch, objective, how)
                 _step(loss if penalty is None else loss + penalty(done), optimizer, parameters, how.clip)
                 if project is not None:
                     project(done)
@@ -146,6 +150,9 @@ def _mixable(batch: Any) -> bool:
 
 
 def _distance(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    student = (logits / temperature).reshape(-1, logits.shape[-1]).log_softmax(-1)
-    target = (wanted / temperature).reshape(-1, wanted.shape[-1]).log_softmax(-1)
+    # in 32 bits at least, whatever the networks computed in
+    student, target = (
+        (of.to(torch.promote_types(of.dtype, torch.float32)) / temperature).reshape(-1, of.shape[-1]).log_softmax(-1)
+        for of in (logits, wanted)
+    )
     return temperature**2 * functional.kl_div(student, target.clone(), reduction="batchmean", log_target=True)
