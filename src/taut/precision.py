@@ -16,10 +16,10 @@ PRECISIONS = ("float32", "bfloat16")
 def computing_in(precision: str, parameters: Iterable[Tensor]) -> Computing:
     """What makes a context for the forward pass of a network with these parameters, in ``precision``.
 
-    ``"float32"``: as it is. ``"bfloat16"``: products of matrices and convolutions are computed from numbers of 16 bits, which
-    takes about 60 % of the time on processors with AVX-512 BF16, and longer on those with no such instructions; the parameters,
-    their gradients, sums over a batch and losses stay in 32 bits (``torch.autocast``). The backward pass follows the forward
-    pass, and is to be outside of the context.
+    ``"float32"``: as it is. ``"bfloat16"``: products of matrices and convolutions are computed from numbers of 16 bits, which is
+    faster on processors with instructions for them (AVX-512 BF16, AMX) and slower on others; the parameters, their gradients,
+    sums over a batch and losses stay in 32 bits (``torch.autocast``). The backward pass follows the forward pass, and is to be
+    outside of the context.
 
     Raises:
         TautError: an unknown precision.
