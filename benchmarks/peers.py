@@ -21,15 +21,13 @@ Peers are optional: ``pip install torch-pruning zstandard zipnn torchao nncf`` a
 import argparse
 import tempfile
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 from chains import WAYS, Found, Task, named
-from md_tables import markdown
+from peer_tables import table
 from torch import Tensor, nn
-from within import smallest
 
 import taut
 from taut.bench.data import Splits, load
@@ -48,7 +46,6 @@ RESULTS = Path(__file__).parent / "results" / "peers.jsonl"
 NETWORKS = {"digits": "digits-resnet", "fashion-mnist": "fashion-resnet"}
 EPOCHS = {"digits": (60, 2e-3), "fashion-mnist": (15, 2e-3)}
 """Of every way that trains, and the learning rate; digits has twenty steps an epoch."""
-DROPS = (0.0, 0.5, 1.0)
 TIMING = Timing(repeats=11, limit=2.0)
 
 Record = dict[str, Any]
@@ -110,27 +107,6 @@ def in_turn(model: nn.Module | None, graph: Path, start: nn.Module, x: Tensor) -
     before = graph.with_name("before.onnx")
     taut.export_onnx(start, before, x)
     return time_onnx({"now": graph, "before": before}, x, timing=TIMING)
-
-
-def table(records: list[Record]) -> str:
-    """For each way the medians over seeds of the smallest file within each drop of validation accuracy, in Markdown."""
-    rows = []
-    for network in sorted({r["network"] for r in records}):
-        for way in WAYS:
-            found = [r for r in records if (r["network"], r["method"]) == (network, way)]
-            if found:
-                rows.append([network, way, *(_cell(found, drop) for drop in DROPS)])
-    return markdown(["network", "way", *(f"at most {drop:g} points less" for drop in DROPS)], rows)
-
-
-def _cell(found: list[Record], drop: float) -> str:
-    best = smallest(found, drop)
-    if len(best) < len({r["seed"] for r in found}):
-        return "—"  # not on every seed
-    size, ratio = median(r["bytes"] for r in best), median(r["baseline"]["bytes"] / r["bytes"] for r in best)
-    change = median(100 * (r["metric_test"] - r["baseline"]["metric_test"]) for r in best)
-    speed = median(r["baseline"]["latency_ms"] / r["latency_ms"] for r in best)
-    return f"{size:,.0f} ({ratio:.0f}×), test {change:+.2f}, {speed:.1f}× as fast"
 
 
 def _records(args: argparse.Namespace) -> list[Record]:

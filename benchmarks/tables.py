@@ -5,8 +5,9 @@
 In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and ``<!-- end -->``, stands the mean test error of
 each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
 least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
--->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's. In ``pull-taut.md``
-and ``binary.md`` the tables of ``pull_tables.py`` and ``binary_tables.py``; ``any`` stands for every network.
+-->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's. In ``pull-taut.md``,
+``binary.md`` and ``peers.md`` the tables of ``pull_tables.py``, ``binary_tables.py`` and ``peer_tables.py``; ``any`` stands for
+every network.
 """
 
 import re
@@ -16,15 +17,17 @@ from statistics import fmean, median
 from typing import Any
 
 import binary_tables
+import peer_tables
 import pull_tables
 from md_tables import markdown
 
 from taut.records import read_records
 from taut.selection import choose, matching
 
-TABLES = pull_tables.TABLES | binary_tables.TABLES
+TABLES = pull_tables.TABLES | binary_tables.TABLES | peer_tables.TABLES
 HERE = Path(__file__).parent
-PAGES = [HERE.parent / "docs" / "results" / name for name in ("train-taut.md", "zero-loss.md", "pull-taut.md", "binary.md")]
+NAMES = ("train-taut", "zero-loss", "pull-taut", "binary", "peers")
+PAGES = [HERE.parent / "docs" / "results" / f"{name}.md" for name in NAMES]
 TABLE = re.compile(r"<!-- (table|chosen|" + "|".join(TABLES) + r"): (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 AIMS = {"zero-loss": ("max_drop", "allowed drop, points"), "records": ("target_error", "test error aimed at, %")}
 
@@ -112,7 +115,7 @@ def _signed(points: float) -> str:
 
 def studies() -> dict[str, list[Record]]:
     """The committed records of each study."""
-    files = {study: HERE / "results" / f"{study}.jsonl" for study in ("train-taut", "pull-taut", "binary", *AIMS)}
+    files = {study: HERE / "results" / f"{study}.jsonl" for study in {*NAMES, *AIMS}}
     return {study: read_records(file) if file.exists() else [] for study, file in files.items()}
 
 

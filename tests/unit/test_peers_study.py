@@ -56,5 +56,10 @@ def test_the_table_wants_every_seed_within_the_drop(study):
 
     records = [record(0, 100, 0.98), record(0, 50, 0.975), record(1, 200, 0.976), record(1, 10, 0.9)]
     assert study.table(records).splitlines()[-1] == (
-        "| n | nncodec | — | 125 (12×), test -1.00, 3.0× as fast | 125 (12×), test -1.00, 3.0× as fast |"
+        "| n | nncodec | — | **125** (12×), test -1.00, 3.0× as fast | **125** (12×), test -1.00, 3.0× as fast |"
     )
+    records += [other | {"method": "zstd", "bytes": 2 * other["bytes"], "metric_val": 0.98} for other in records[::2]]
+    *_, codec, general = study.table(records).splitlines()
+    assert codec.startswith("| n | nncodec | — | **125** (12×)")
+    told = "(4×), test -1.00, 3.0× as fast"
+    assert general == f"| n | zstd | **300** {told} | 300 {told} | 300 {told} |"  # the least where the codec has none
