@@ -39,7 +39,7 @@ def _cell(found: list[Record], drop: float) -> tuple[float, str]:
     size, ratio = median(r["bytes"] for r in best), median(r["baseline"]["bytes"] / r["bytes"] for r in best)
     change = median(100 * (r["metric_test"] - r["baseline"]["metric_test"]) for r in best)
     speed = median(r["baseline"]["latency_ms"] / r["latency_ms"] for r in best)
-    return size, f"{size:,.0f} ({ratio:.0f}×), test {change:+.2f}, {speed:.1f}× as fast"
+    return size, f"{size:,.0f} ({ratio:.0f}×), test {round(change, 2) + 0.0:+.2f}, {speed:.1f}× as fast"
 
 
 TABLES = {"side by side": table}
