@@ -73,6 +73,7 @@ def main():
     if world > 1:
         for state in states.values():
             check_ranks(state, world)
+        dist.barrier()  # gloo aborts a process whose peer has left while it still listens
         dist.destroy_process_group()
     if rank == 0:
         torch.save(states, out)

@@ -29,11 +29,12 @@ def two(tmp_path_factory):
     """The weights of two processes, started as a user starts them."""
     out = tmp_path_factory.mktemp("ddp") / "two.pt"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # gloo aborts now and then on a busy machine as connections open or close: one more start; a wrong result fails both times
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     done = subprocess.run(
         [*launch, ROOT / "examples" / "ddp.py", "--out", out], env=environment, capture_output=True, text=True, timeout=900
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-10000:]
     return torch.load(out, weights_only=True)
 
 
