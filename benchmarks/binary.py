@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--tuning", type=int, default=3, help="epochs of fine-tuning after each compression")
     parser.add_argument("--tuning-lr", type=float, default=1e-4, help="the step that fine-tuning begins with")
     parser.add_argument("--examples", type=int, help="use only so many of each part of the data, and keep no baseline: for a try")
+    parser.add_argument("--points", type=int, nargs="+", default=list(range(len(POINTS))), help="some of the points, from 0 on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")
     parser.add_argument("--repeats", type=int, default=25, help="timings of each layer")
@@ -256,7 +257,7 @@ def main() -> None:
     if args.examples:
         parts = (part.take(args.examples) for part in (splits.train, splits.val, splits.test))
         splits = Splits(splits.name, *parts)
-    network(splits, args)
+    network(splits, args, [POINTS[i] for i in args.points])
 
 
 if __name__ == "__main__":

@@ -75,10 +75,10 @@ def chosen(records: Iterable[Record], study: str, network: str, dataset: str) ->
     these = [record for record in records if (record["network"], record["dataset"]) == (network, dataset)]
     if not these:
         return "No records yet."
+    latest = {(record["setting"][key], record["seed"]): record for record in these}
     found: dict[float, list[Record]] = {}
-    for record in these:
-        if record["setting"]["methods"] == these[-1]["setting"]["methods"]:  # the latest way alone
-            found.setdefault(record["setting"][key], []).append(record)
+    for (aim, _), record in latest.items():
+        found.setdefault(aim, []).append(record)
     change_of = "change of test error, points"
     head = [told, "ratio", "bytes", "test error, %", change_of, "each seed's change, with 95 % interval"]
     rows = []

@@ -56,6 +56,11 @@ RECOVERY = {
     "resnet-20": Recovery(epochs=6, lr=1e-3, first=0.1),
     "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
 }
+LONG = {
+    "lenet-300-100": Recovery(epochs=200, lr=6e-3, mix=False, first=0.0155),
+    "lenet-5-caffe": Recovery(epochs=30, lr=4e-3, mix=False, first=0.0035),
+}
+"""With ``--own``: long trainings, straight to about a hundredth of the size, and to a three hundredth."""
 METHODS: dict[str, list[Method]] = {
     "default": [], "gradual": [Gradual()], "narrowed": [Shrink(keep=0.5, step=0.5), Gradual()],
     "pooled": [Gradual(within={"fc1": Pool(by=2)})],
@@ -130,6 +135,11 @@ class Study:
         lost too much already, of a search of that drop's own, from a larger size, each step as long as a round of the dense one.
         """
         wanted = sorted(wanted, key=lambda one: -one[0])
+        if self.args.own:
+            how = replace(LONG[self.args.network], precision=self.args.precision)
+            for drop, aim in wanted:
+                self.choose(self.search(drop, how, whole=True), drop, aim)
+            return
         found = self.search(max(wanted[0][0], self.args.loosest))
         for drop, aim in wanted:
             # of a narrowed network as it is, no size was asked
@@ -194,6 +204,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
     parser.add_argument("--repeat", type=int, help="epochs that are augmented differently; then they come again, to save time")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the arithmetic in training")
+    parser.add_argument("--own", action="store_true", help="no search in common: each drop's own, with long trainings")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--threads", type=int, default=2)

@@ -37,6 +37,12 @@ class Evaluation:
             return 0.0
         return float((self.losses - other.losses).std()) / sqrt(len(self.losses))
 
+    def paired_metric_error(self, other: Evaluation) -> float:
+        """That of two accuracies; 0 for other metrics, of which nothing is known per sample."""
+        if self.hits is None or other.hits is None or len(self.hits) != len(other.hits) or len(self.hits) < 2:
+            return 0.0
+        return float((self.hits.double() - other.hits.double()).std()) / sqrt(len(self.hits))
+
 
 def evaluate(model: nn.Module, data: Iterable, objective: Objective | None = None) -> Evaluation:
     """The loss and the metric of ``model`` on ``data``, in evaluation mode; modules' modes come back afterwards.

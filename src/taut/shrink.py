@@ -93,13 +93,14 @@ def shrink(
     return small
 
 
-def remove_zeros(model: nn.Module, example_input: Any) -> nn.Module:
+def remove_zeros(model: nn.Module, example_input: Any, *, round_to: int = 1) -> nn.Module:
     """A copy of ``model`` without the units that do nothing; the outputs stay what they are.
 
     A unit goes if every layer that reads it has zero weights for it, or if its own weights are exactly zero and the constant it
     then sends on is zero, or can be added to the biases of its readers (linear layers, convolutions without padding). This is
     what a group lasso leaves (:mod:`taut.regularizers`). Outputs are compared on ``example_input`` before the result is
-    returned. Nothing to remove is no error: the copy is then as large as the model. A network with compressed layers, or one
+    returned. With ``round_to`` widths are multiples of it (8 suits most runtimes, which take longer for 63 than for 64), or stay
+    as they are. Nothing to remove is no error: the copy is then as large as the model. A network with compressed layers, or one
     that cannot be run on ``example_input``, is a ``TautError``.
 
     Example:
@@ -110,9 +111,10 @@ def remove_zeros(model: nn.Module, example_input: Any) -> nn.Module:
         >>> remove_zeros(model, torch.zeros(1, 4))[0]
         Linear(in_features=4, out_features=3, bias=True)
     """
+    _check_round(round_to)
     coded, plain = _cuttable(model)
     _, groups, reasons = _analyse(plain, example_input, seed=0)
-    idle = idle_units(plain, example_input, groups)
+    idle = idle_units(plain, example_input, groups, round_to)
     small = copy.deepcopy(plain)
     settle(small, example_input, groups, idle)
     _recode(small, plain, coded, groups, idle.kept)
@@ -206,6 +208,10 @@ def _check_settings(keep: Keep, scope: str, round_to: int) -> None:
         raise TautError("keep is an empty dict; give {pattern: fraction}")
     if scope not in ("global", "layer"):
         raise TautError(f"scope={scope!r}: choose 'global' or 'layer'")
+    _check_round(round_to)
+
+
+def _check_round(round_to: int) -> None:
     if round_to < 1 or int(round_to) != round_to:
         raise TautError(f"round_to={round_to}: a whole number, 1 or more")
 

@@ -155,6 +155,12 @@ def _rounded(group: Group, count: int, round_to: int) -> int:
     return min(max(floor(count / step + 0.5) * step, step), group.units)
 
 
+def rounded_up(group: Group, count: int, round_to: int) -> int:
+    """The least number of units, from ``count`` on, that makes the width a multiple; or all."""
+    step = _step(group, round_to)
+    return min(-(-count // step) * step, group.units)
+
+
 def _rank_all(groups: list[Group], scores: list[Tensor | None], fractions: list[float], round_to: int, counts: list[int]) -> None:
     """Remove the least important units of all groups together until the fraction of channels is reached."""
     ranked = sorted(

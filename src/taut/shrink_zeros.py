@@ -13,7 +13,7 @@ from taut.errors import TautError
 from taut.layers import call, evaluating
 from taut.resize import CONVOLUTIONS
 from taut.shrink_groups import Group, Slot, workpiece
-from taut.shrink_importance import slices
+from taut.shrink_importance import rounded_up, slices
 from taut.shrink_narrow import differs, narrow, run, shaken
 
 
@@ -25,22 +25,26 @@ class Idle:
     folds: dict[str, Tensor]
 
 
-def idle_units(model: nn.Module, example_input: Any, groups: list[Group]) -> Idle:
-    """The units of each group whose removal leaves the outputs as they are; one unit always stays."""
+def idle_units(model: nn.Module, example_input: Any, groups: list[Group], round_to: int = 1) -> Idle:
+    """The units of each group whose removal leaves the outputs as they are; one unit always stays, and as many idle ones as make
+    the width a multiple of ``round_to``.
+    """
     seen = _readings(model, example_input, {s.name for g in groups for s in g.slots if s.side == "in"})
     kept: list[Tensor] = []
     folds: dict[str, Tensor] = {}
     for group in groups:
         keep = torch.ones(group.units, dtype=torch.bool)
         if not group.mixing(model):  # a norm over channels would see fewer of them
-            keep, constants = _group(model, group, seen)
+            keep, constants = _group(model, group, seen, round_to)
             for name, shift in constants.items():
                 folds[name] = folds[name] + shift if name in folds else shift
         kept.append(keep.nonzero().flatten())
     return Idle(kept, folds)
 
 
-def _group(model: nn.Module, group: Group, seen: dict[str, list[Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+def _group(
+    model: nn.Module, group: Group, seen: dict[str, list[Tensor]], round_to: int
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Which units stay, and the biases that the readers gain from those that go."""
     held = slices(model, group)
     read = {(c.tensor, c.dim) for c in group.cuts(model) if c.side == "in"}
@@ -57,8 +61,10 @@ def _group(model: nn.Module, group: Group, seen: dict[str, list[Tensor]]) -> tup
         silent = all(bool((v == 0).all()) for v in values)
         gone[u] = silent or all(_foldable(module, v) for module, v in zip(modules, values, strict=True))
         folded[u] = gone[u] and not silent
-    if bool(gone.all()):
-        gone[0] = folded[0] = False
+    count = rounded_up(group, max(1, int((~gone).sum())), round_to)
+    # those that send nothing on come back first
+    back = torch.argsort((2 * ~gone + folded).float(), stable=True)[: count - int((~gone).sum())]
+    gone[back] = folded[back] = False
     if not bool(folded.any()):
         return ~gone, {}
     return ~gone, {s.name: _shift(m, s, v, folded) for m, s, v in zip(modules, readers, sent, strict=True)}

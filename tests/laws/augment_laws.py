@@ -67,6 +67,18 @@ def check_affine(augment: Callable, turn: float, scale: float, by: float) -> Non
         assert float(values.max()) > 0.9 * most and float(values.min()) < -0.9 * most
 
 
+def check_half_shifted(augment: Callable, by: int) -> None:
+    """About half of the images are moves of themselves by up to ``by`` pixels, the others are turned, no two alike."""
+    random = torch.Generator().manual_seed(6)
+    image, fill, count = torch.randn(1, 6, 5, generator=random), torch.full((1, 1, 1), -3.0), 400
+    out = augment(image.expand(count, -1, -1, -1).contiguous(), fill, torch.Generator().manual_seed(7)).flatten(1)
+    moves = [slow_move(image, d, r, fill) for d, r in itertools.product(range(-by, by + 1), repeat=2)]
+    moved = (out[:, None] == torch.stack(moves).flatten(1)[None]).all(2).any(1)
+    assert 0.4 < float(moved.float().mean()) < 0.6
+    assert len(torch.unique(out[moved], dim=0)) == len(moves)
+    assert len(torch.unique(out[~moved], dim=0)) == int((~moved).sum())
+
+
 def check_middle(middle: Middle, shape: tuple[int, int, int, int], side: int) -> None:
     """As many pixels, one by one, as there are, none nearer to one edge than to the other by more than one."""
     x = torch.arange(float(torch.Size(shape).numel())).reshape(shape)

@@ -329,6 +329,19 @@ def check_zeros_removed(remove_zeros: Callable, case: Case, how: str) -> None:
         assert small.get_submodule(name).weight.shape[0] == full.get_submodule(name).weight.shape[0] - count
 
 
+def check_zeros_rounded(remove_zeros: Callable, case: Case, how: str) -> None:
+    """Widths are the least multiples that the units in use need, or what they were; the outputs stay."""
+    full, x = case.network(), case.input()
+    dead = _kill(case, full, how)
+    exact = remove_zeros(full, x)
+    for multiple in (2, 4):
+        small = remove_zeros(full, x, round_to=multiple)
+        torch.testing.assert_close(small(x), full(x), rtol=1e-5, atol=1e-5)
+        if dead:
+            wide, needed, got = (net.get_submodule(dead[0]).weight.shape[0] for net in (full, exact, small))
+            assert got == min(wide, -(-needed // multiple) * multiple), (wide, needed, multiple, got)
+
+
 def _kill(case: Case, full: nn.Module, how: str) -> tuple[str, int] | None:
     """Make three units of the first layer idle, as a group lasso does: unread, or with no weights at all."""
     name = next(iter(case.reads))

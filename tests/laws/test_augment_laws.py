@@ -1,6 +1,6 @@
 import pytest
 import torch
-from laws.augment_laws import check_affine, check_middle, check_move, check_only_moves
+from laws.augment_laws import check_affine, check_half_shifted, check_middle, check_move, check_only_moves
 
 from taut.bench.augment import AUGMENTATIONS, middle, move
 
@@ -17,11 +17,16 @@ def test_augmentation_only_moves(name, by, mirrors):
 
 
 def test_every_augmentation_is_under_the_law():
-    assert set(AUGMENTATIONS) == {"shift1", "shift2", "flip-crop", "affine"}
+    assert set(AUGMENTATIONS) == {"shift1", "shift2", "flip-crop", "affine", "affine-or-shift"}
 
 
-def test_affine_turns_scales_and_moves():
-    check_affine(AUGMENTATIONS["affine"], turn=10.0, scale=0.1, by=1.5)
+@pytest.mark.parametrize("name", ["affine", "affine-or-shift"])
+def test_affine_turns_scales_and_moves(name):
+    check_affine(AUGMENTATIONS[name], turn=10.0, scale=0.1, by=1.5)
+
+
+def test_half_of_the_images_are_only_moved():
+    check_half_shifted(AUGMENTATIONS["affine-or-shift"], by=1)
 
 
 def test_what_comes_in_from_outside_is_the_fill():

@@ -45,3 +45,9 @@ def test_loads_into_fresh(case):
 @pytest.mark.parametrize("how", ["unread", "unmade"])
 def test_zeros_removed(case, how):
     laws.check_zeros_removed(remove_zeros, case, how)
+
+
+@CASES
+@pytest.mark.parametrize("how", ["unread", "unmade"])
+def test_zeros_rounded(case, how):
+    laws.check_zeros_rounded(remove_zeros, case, how)

@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-from laws.augment_laws import check_affine, check_middle, check_move, check_only_moves
+from laws.augment_laws import check_affine, check_half_shifted, check_middle, check_move, check_only_moves
 
-from taut.bench.augment import affine, flip_crop, middle, move, shift
+from taut.bench.augment import affine, affine_or_shift, flip_crop, middle, move, shift
 
 
 def wraps_around(x, down, right, fill):
@@ -69,3 +69,18 @@ def test_broken_turns_are_caught(broken):
 def test_broken_middles_are_caught(broken):
     with pytest.raises(AssertionError):
         check_middle(broken, (2, 3, 16, 16), 8)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        affine,
+        partial(shift, by=1),
+        lambda x, fill, random: affine_or_shift(affine_or_shift(x, fill, random), fill, random),
+        lambda x, fill, random: torch.cat([affine(x[:200], fill, random), x[200:]]),
+    ],
+    ids=["all turned", "none turned", "twice", "others stay"],
+)
+def test_broken_halves_are_caught(broken):
+    with pytest.raises(AssertionError):
+        check_half_shifted(broken, 1)

@@ -102,6 +102,10 @@ def drops_constants(model, x):
     return small
 
 
+def twice_as_wide(model, x, round_to=1):
+    return remove_zeros(model, x, round_to=2 * round_to)
+
+
 FAULTS = [
     (lambda: laws.check_equals_masking(wrong_columns, MLP), "wrong columns"),
     (lambda: laws.check_equals_masking(one_side_of_the_join, RESIDUAL), "one side of the join"),
@@ -120,6 +124,8 @@ FAULTS = [
     (lambda: laws.check_zeros_removed(nothing_removed, MLP, "unread"), "zeros kept"),
     (lambda: laws.check_zeros_removed(drops_constants, MLP, "unmade"), "drops constants"),
     (lambda: laws.check_zeros_removed(lambda m, x: shrink(remove_zeros(m, x), x, 0.9), MLP, "unread"), "removes more"),
+    (lambda: laws.check_zeros_rounded(lambda m, x, round_to=1: remove_zeros(m, x), MLP, "unread"), "widths as they come"),
+    (lambda: laws.check_zeros_rounded(twice_as_wide, MLP, "unread"), "too wide"),
 ]
 
 

@@ -90,3 +90,14 @@ def test_answers_to_other_batches_are_seen(monkeypatch):
     monkeypatch.setattr(module, "_digest", lambda x: bytes([int(x.shape[0])]))
     with pytest.raises(AssertionError, match="another network"):
         check_the_same(LABELLED, 1, monkeypatch)
+
+
+@pytest.mark.parametrize(("train", "looks"), [(LABELLED, 12), (Moving(), 5)], ids=["fixed", "moving"])
+def test_batches_that_never_come_again_are_soon_not_compared(train, looks, monkeypatch):
+    digest, seen = module._digest, []
+    monkeypatch.setattr(module, "_digest", lambda x: seen.append(0) or digest(x))
+    answers = Answers(Counted(), 2 * ONE)
+    for _ in range(4):
+        for batch in train:
+            assert torch.equal(answers(batch), answers.ask(batch))
+    assert len(seen) == looks  # two are remembered, and three more waited for

@@ -1,5 +1,7 @@
 """The gradual stage in the search."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from laws.budget_laws import network
@@ -8,7 +10,7 @@ from torch import nn
 
 from taut import load, save
 from taut.budget import Budget, Gradual, Recovery, compress
-from taut.budget.gradual import Remover, _removable, shared
+from taut.budget.gradual import Remover, _removable, narrower, shared
 from taut.compressors import Quantize
 from taut.compressors.pool import Pool, PooledLinear
 from taut.errors import TautError
@@ -86,3 +88,42 @@ def test_biases_are_removed_where_they_are_worth_least_for_their_bits():
     remover(0.5)
     assert (net[0].bias != 0).tolist() == [False, True, False, True]
     assert sum(int((w != 0).sum()) for w in weights) == 30
+
+
+def test_units_that_removal_left_idle_go_and_the_file_opens(tmp_path):
+    train, val = blobs(0), blobs(0)[:2]
+    width = train[0][0].shape[1]
+
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    net = build()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for step in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(train[step % len(train)][0]), train[step % len(train)][1]).backward()
+        optimizer.step()
+    how = replace(LONG, first=0.1)
+    result = compress(net, train, val, Budget(loss_increase=0.3), methods=[Gradual(values=4)], recover=how, max_steps=2)
+    narrow, columns = result.model[0].out_features, result.model[2].weight.detach()
+    assert result.best.step > 0 and narrow < 64 and narrow % 8 == 0
+    # no more than the units in use need
+    assert narrow == 8 * -(-int((columns != 0).any(0).sum()) // 8)
+    save(result.model, tmp_path / "m.taut")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "m.taut", into=build()).eval()(val[0][0]), result.model(val[0][0]))
+
+
+def test_a_network_that_cannot_be_followed_stays_as_wide():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x).relu().view(-1, 16))
+
+    net = Fixed()
+    net.b.weight.data[:, 5:] = 0
+    assert narrower(net, torch.randn(3, 4)).a.out_features == 16

@@ -9,7 +9,9 @@ from laws.compress_laws import blobs
 from torch import nn
 
 from taut.budget import Budget, Gradual, Recovery, compress, grids, squeeze
+from taut.budget import looks as looks_at
 from taut.budget.grids import setting
+from taut.budget.looks import rank
 from taut.budget.rate import RateControl
 from taut.budget.search import Progress
 from taut.budget.trial import Trial
@@ -117,14 +119,14 @@ def trial(metric, loss, cost):
 def test_of_a_trainings_ends_the_best_within_the_budget_stands(budget, ends, best):
     setup = SimpleNamespace(budget=budget, baseline=evaluation(0.95, 0.2))
     trials = [trial(*end) for end in ends]
-    assert max(trials, key=lambda t: grids._rank(setup, t)) is trials[best]
+    assert max(trials, key=lambda t: rank(setup, t)) is trials[best]
 
 
 def test_the_last_epochs_are_looked_at_and_looking_changes_nothing(monkeypatch):
     train, val = blobs(0), blobs(0)[:2]
     found = []
-    for looks in (0, grids.LOOKS):
-        monkeypatch.setattr(grids, "LOOK", 0.6 if looks else 2.0)
+    for looks in (0, looks_at.LOOKS):
+        monkeypatch.setattr(looks_at, "LOOK", 0.6 if looks else 2.0)
         seen = []
         measured = grids._measured
 
@@ -150,3 +152,68 @@ def test_after_failures_the_sizes_grow_faster_and_faster():
         sizes.append(squeeze._target(setup, progress, 1000.0, 0.6) / failed)
     assert sizes == pytest.approx([1.1, 1.1**2, 1.1**3, 1.1**4])
     assert squeeze._target(setup, Progress(kept, too_small=failed, misses=2), 1000.0, 0.6) == pytest.approx(225.0)
+
+
+HITS = torch.arange(1000) >= 20
+
+
+def noisy(wrong, cost, differ=10):
+    """A candidate of 1,000 samples of which so many are wrong, some of them where the network before (20 wrong) was right."""
+    hits = HITS.clone()
+    hits[:differ] = True
+    hits[500 : 500 + wrong - 20 + differ] = False
+    evaluated = Evaluation(0.1, float(hits.double().mean()), 1000, torch.full((1000,), 0.1), hits)
+    return Trial(nn.Linear(1, 1), nn.Identity(), {"0": Prune(density=0.5)}, evaluated, cost)
+
+
+def check_trained_on(squeeze_by, script):
+    """``script``: what each training comes to, and whether the next one goes on from it at its size."""
+    before = Evaluation(0.1, 0.98, 1000, torch.full((1000,), 0.1), HITS)
+    trials, seen = [noisy(*ends) for ends, _ in script], []
+
+    def attempt(setup, how, dense, target, step, price):
+        seen.append((dense, target))
+        return trials[step - 1], 1.0
+
+    kept = Trial(nn.Linear(1, 1), nn.Identity(), {}, before, 1000.0)
+    setup = SimpleNamespace(
+        recovery=FAST, budget=Budget(metric_drop=0.0), baseline=before, original=None, cost=lambda _: 1000.0,
+        goes_on=lambda step: step < len(script),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(squeeze.WAYS, Gradual, squeeze.Way(attempt, False, 0.7))
+        patch.setattr(squeeze, "own_layers", lambda model: ["0"])
+        progress = squeeze_by(setup, Gradual(), Progress(kept), lambda step, progress: None)
+    for trial, (start, target), (_, again) in zip(trials[:-1], seen[1:], script[:-1], strict=True):
+        assert (start is trial.dense) == again or trial is progress.kept
+        assert (target == trial.cost) == again
+    return progress
+
+
+NOISE, WORSE, GOOD = 22, 60, 20
+SCRIPTS = [
+    # within two standard errors (4.5 of 1,000 each): trained on, three times, then a larger one from the network before
+    [((NOISE, 100), True), ((NOISE, 101), True), ((NOISE, 102), True), ((NOISE, 102), False), ((NOISE, 160), True)],
+    [((WORSE, 100), False), ((WORSE, 150), False)],
+    # good at the second attempt: smaller ones are next, and of these too what is near is trained on
+    [((NOISE, 100), True), ((GOOD, 99), False), ((NOISE, 70), True), ((WORSE, 71), False), ((WORSE, 80), False)],
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_size_that_failed_within_the_noise_is_trained_on(script):
+    check_trained_on(squeeze.squeeze, script)
+
+
+@pytest.mark.parametrize("broken", [lambda setup, trial: False, lambda setup, trial: True], ids=["never", "always"])
+def test_the_law_can_fail(broken, monkeypatch):
+    monkeypatch.setattr(squeeze, "nearly", broken)
+    with pytest.raises(AssertionError):
+        for script in SCRIPTS:
+            check_trained_on(squeeze.squeeze, script)
+
+
+def test_training_on_comes_to_an_end(monkeypatch):
+    monkeypatch.setattr(squeeze, "AGAIN", 100)
+    with pytest.raises(AssertionError):
+        check_trained_on(squeeze.squeeze, SCRIPTS[0])

@@ -19,7 +19,8 @@ class Answers:
     neither shuffles nor augments, is not computed again.
 
     Batches are told apart by their contents (BLAKE2b of the inputs), so that nothing is asked of the loader. Inputs that are not
-    tensors in the processor's memory are asked about every time; so are all when ``room`` bytes of outputs are remembered.
+    tensors in the processor's memory are asked about every time; so are all when ``room`` bytes of outputs are remembered. If
+    none comes again among as many as are remembered then, as of augmented images, batches are not compared any more.
 
     Example:
         >>> answers = Answers(nn.Linear(2, 3).eval())
@@ -31,16 +32,22 @@ class Answers:
     def __init__(self, teacher: nn.Module, room: int = ROOM) -> None:
         self.teacher, self.room = teacher, room
         self.known: dict[tuple, Tensor] = {}
+        self.missed = 0
 
     def __call__(self, batch: Any) -> Tensor:
         """The outputs for a batch of any form, ``(samples, …, classes)``."""
+        if self.missed > len(self.known):
+            return self.ask(batch)
         key = _contents(batch)
         if key in self.known:
+            self.missed = 0
             return self.known[key]
         outputs = self.ask(batch)
         if key and outputs.nbytes <= self.room:
             self.room -= outputs.nbytes
             self.known[key] = outputs
+        elif key:
+            self.missed += 1
         return outputs
 
     def ask(self, batch: Any) -> Tensor:

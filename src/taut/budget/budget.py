@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Protocol
 
@@ -50,6 +50,13 @@ class Budget:
             if drop > self.metric_drop + tiny * max(1.0, abs(baseline.metric)):
                 return False
         return self.loss_increase is None or found.loss - baseline.loss <= self.loss_increase + tiny * max(1.0, baseline.loss)
+
+    def wider(self, metric: float, loss: float) -> Budget:
+        """The budget that allows so much more."""
+        return replace(
+            self, metric_drop=None if self.metric_drop is None else self.metric_drop + metric,
+            loss_increase=None if self.loss_increase is None else self.loss_increase + loss,
+        )  # fmt: skip
 
     def describe(self) -> str:
         """The budget in words."""

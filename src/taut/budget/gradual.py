@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from taut.apply import apply
 from taut.budget.grids import setting
+from taut.budget.looks import Looks
 from taut.budget.loss_model import fit
-from taut.budget.trial import Plan, Setup, Trial, own_layers, round_seed, ship, train_round
+from taut.budget.trial import Plan, Setup, Trial, own_layers, put_all, round_seed, settle, train_round
 from taut.compressors.base import Compressor
 from taut.compressors.coded import Factored
 from taut.errors import TautError
 from taut.layers import Layer, find_layers
 from taut.measure import evaluate
 from taut.numeric.significance import beside, log_odds
+from taut.objective import inputs_of
+from taut.shrink import remove_zeros
 
 BITS_OF_BIAS = 7
 """Of a bias that stays."""
@@ -31,6 +36,10 @@ MEMORY = 0.998
 """How much of the mean squared gradient a step keeps: less is noise, which removes the wrong weights."""
 AGAIN = 20
 """Removals between two looks at what the places cost."""
+WIDTHS = 8
+"""What widths are multiples of: runtimes take longer for 63 channels than for 64."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Gradual:
     are one ranking, biases too. The number of weights falls geometrically up to the part ``until`` of the training, at a full
     learning rate; then those that are left are trained as it falls. A weight costs less beside others, and in rows and columns
     that have many (:func:`taut.numeric.significance.log_odds`). Each layer's weights then share ``values`` values, by
-    Fisher-weighted k-means, which are trained. Rounds of recovery should be long: 30 epochs and more.
+    Fisher-weighted k-means, which are trained. Neurons and filters that nothing reads any more, or that read nothing, go. Rounds
+    of recovery should be long: 30 epochs and more.
 
     ``within``: layers, by name or pattern, that are first put into a set, and the parts of their codes take the weight's place:
     with :class:`taut.compressors.Pool` blocks of inputs are removed and share values, not single inputs, each at the cost of one
@@ -78,12 +88,17 @@ class Remover:
         self.costs: list[Tensor] = []
         self.then, self.turn = EVERY, 0
 
+    @property
+    def removes(self) -> bool:
+        """Whether there are more weights than are to be left."""
+        return self.first > self.count
+
     @torch.no_grad()
     def __call__(self, done: float) -> None:
         for w, square in zip(self.weights, self.squares, strict=True):
             if w.grad is not None:
                 square.mul_(MEMORY).addcmul_(w.grad, w.grad, value=1 - MEMORY)
-        if done >= self.then and self.first > self.count:
+        if done >= self.then and self.removes:
             self.then = done + EVERY
             self._remove(round(self.first * (self.count / self.first) ** min(1.0, done / self.until)))
         for w, mask in zip(self.weights, self.left, strict=True):
@@ -121,12 +136,32 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     weights = _removable(layers)
     count = round(target / (price or BYTES_PER_WEIGHT))
     remover = Remover(weights, count, how.until, math.log2(how.values))
-    seed = round_seed(setup, step, 0)
-    train_round(setup, model, replace(setup.recovery, hold=how.until), seed, project=remover)
+    seed, recovery = round_seed(setup, step, 0), setup.recovery
+    if remover.removes:
+        recovery = replace(recovery, hold=how.until)
+    else:  # a size that is trained on
+        recovery = replace(recovery, epochs=max(1, recovery.epochs // 4), lr=recovery.lr / 4)
+    train_round(setup, model, recovery, seed, project=remover)
+    model = narrower(model, inputs_of(next(iter(setup.val))))
+    weights = _removable({name: layer for name, layer in find_layers(model).items() if name in names})
     plan = shared(model, how.values)
-    shipped = ship(setup, model, plan, fit(model, setup.train or [], setup.objective, seed=setup.seed), seed)
-    trial = Trial(model, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+    trial = share(setup, model, plan, seed)
     return trial, trial.cost / max(1, sum(int((w != 0).sum()) for w in weights))
+
+
+def share(setup: Setup, model: nn.Module, plan: Plan, seed: int) -> Trial:
+    """The network with its weights on shared values, these trained for a fourth of a round: the best of its last epochs."""
+    assert setup.recovery is not None
+    coded = put_all(model, plan, fit(model, setup.train or [], setup.objective, seed=setup.seed))
+
+    def measured() -> Trial:
+        shipped = settle(setup, copy.deepcopy(coded))
+        return Trial(model, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+
+    how = replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 4), lr=setup.recovery.lr / 3)
+    looks = Looks(setup, measured, how.epochs)
+    train_round(setup, coded, how, seed, watch=looks)
+    return looks.best()
 
 
 def _begin(dense: nn.Module, how: Gradual) -> nn.Module:
@@ -134,6 +169,23 @@ def _begin(dense: nn.Module, how: Gradual) -> nn.Module:
     if not how.within or any(isinstance(module, Factored) for module in dense.modules()):
         return copy.deepcopy(dense)
     return apply(dense, how.within)
+
+
+def narrower(model: nn.Module, example: Any) -> nn.Module:
+    """Without the neurons and filters that removal has left idle: the same outputs from a faster network, in this training's end,
+    in those that go on from it, and as it ships. Where a network cannot be followed it stays as it is.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> _ = net[2].weight.data[:, 5:].zero_()
+        >>> narrower(net, torch.randn(2, 4))[0]
+        Linear(in_features=4, out_features=8, bias=True)
+    """
+    try:
+        return remove_zeros(model, example, round_to=WIDTHS)
+    except TautError as why:
+        log.info("idle units stay in their places: %s", why)
+        return model
 
 
 def _removable(layers: dict[str, Layer]) -> list[nn.Parameter]:

@@ -7,6 +7,7 @@ import copy
 from torch import Tensor, nn
 
 from taut.budget.finish import USUAL, finish
+from taut.budget.looks import Looks
 from taut.budget.rate import FIRST_PRICE, RateControl
 from taut.budget.trial import Plan, Setup, Trial, own_layers, put_all, round_seed, settle, train_round
 from taut.compressors import Chain, Codebook, Prune, Quantize
@@ -16,9 +17,6 @@ from taut.measure import evaluate
 from taut.parametrizations import Entropy
 from taut.reparametrize import Wrapped, wrap
 
-LOOK, LOOKS = 0.6, 12
-"""From this part of a training on, when the size is about right, up to so many epochs' ends are measured as they would ship."""
-
 
 def attempt(
     setup: Setup, how: Entropy, dense: nn.Module, target: float, step: int, price: float = 0.0,
@@ -26,22 +24,15 @@ def attempt(
 ) -> tuple[Trial, float]:  # fmt: skip
     """One training from ``dense`` towards a file of ``target`` bytes, measured as it would ship; and the last price of a bit.
 
-    ``price``: the first one, 0 for none yet. Where the learning rate falls to zero the network changes little, but its metric
-    still goes up and down by a few samples: of the ends of the last epochs the best is taken, as early stopping does.
+    ``price``: the first one, 0 for none yet. Of the ends of the last epochs, when the size is about right, the best is taken.
     """
     assert setup.recovery is not None
     model = copy.deepcopy(dense)
     training = wrap(model, dict.fromkeys(own_layers(model), how))
     penalty = control(training, target, lambda: setup.cost(_stored(training)), price or FIRST_PRICE)
-    ends: list[Trial] = []
-    apart = max((1 - LOOK) / LOOKS, 1 / max(1, setup.recovery.epochs))
-
-    def watch(done: float) -> None:
-        if done > 1 - 1e-9 or done >= LOOK + len(ends) * apart:
-            ends.append(_measured(setup, training))
-
-    train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty, watch)
-    return max(ends or [_measured(setup, training)], key=lambda trial: _rank(setup, trial)), penalty.price
+    looks = Looks(setup, lambda: _measured(setup, training), setup.recovery.epochs)
+    train_round(setup, model, setup.recovery, round_seed(setup, step, 0), penalty, looks)
+    return looks.best(), penalty.price
 
 
 def _measured(setup: Setup, training: Wrapped) -> Trial:
@@ -49,15 +40,6 @@ def _measured(setup: Setup, training: Wrapped) -> Trial:
     present, plan = _ended(copy.deepcopy(training))
     shipped = settle(setup, put_all(present, plan, None))
     return Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
-
-
-def _rank(setup: Setup, trial: Trial) -> tuple[bool, float, float]:
-    """What is better among the ends of epochs: the smallest file that is in budget, else the one nearest to it."""
-    found, budget = trial.evaluation, setup.budget
-    if budget.holds(setup.baseline, found):
-        return True, -trial.cost, -found.loss
-    metric = 0.0 if budget.metric_drop is None else found.metric if budget.maximize else -found.metric
-    return False, metric, -found.loss
 
 
 def _ended(training: Wrapped) -> tuple[nn.Module, Plan]:

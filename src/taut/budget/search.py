@@ -69,6 +69,10 @@ class Progress:
     """The largest cost that this stage measured to be out of budget."""
     misses: int = 0
     """How many of its trainings in a row were out of budget."""
+    again: int = 0
+    """How many times the size that it tried last is to be trained on, so far."""
+    latest: float = 0.0
+    """The cost of that."""
     start: nn.Module | None = None
     """The weights that its next training starts from, where they are not the kept ones."""
     price: float = 0.0

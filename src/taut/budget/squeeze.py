@@ -24,6 +24,8 @@ CLOSE = 0.93
 NEAR, FAR = 1.1, 1.5
 """While nothing is kept, the next size aimed at, as a multiple of the failed one: where its loss was within the noise, or not.
 After n failures, the n-th power of it: a search of few steps still comes to a size that holds."""
+AGAIN = 3
+"""How many times a size that no measurement tells from one within the budget is trained on before a larger one is tried."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Pr
 
     The first size aimed at is ``Recovery.first`` of the dense file's, a later one the way's ``floor`` of the last kept. Training
     starts from the last one's weights if the way adds up and their validation loss is not clearly above that of the kept ones
-    (two paired standard errors); else from the kept ones. Ends when a failed size is within ``CLOSE`` of the kept one, or
-    with the time or the steps.
+    (two paired standard errors); else from the kept ones. Where it does not add up, a size that failed by no more than such
+    errors is trained on, up to ``AGAIN`` times: often it is the length of the training that is missing, and not bytes. Ends when
+    a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
     """
     whole, way = setup.cost(setup.original), WAYS[type(how)]
     try:
@@ -71,19 +74,32 @@ def _try(setup: Setup, progress: Progress, trial: Trial, adds_up: bool, observe:
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
     good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
     if good:
-        progress.kept, progress.start, progress.misses = trial, None, 0
+        progress.kept, progress.start, progress.misses, progress.again = trial, None, 0, 0
+    elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and nearly(setup, trial):
+        progress.start, progress.again = trial.dense, progress.again + 1
+        progress.latest = trial.cost
     else:
-        progress.misses += 1
+        progress.misses, progress.again = progress.misses + 1, 0
         progress.too_small = max(progress.too_small, trial.cost)
         progress.start = trial.dense if adds_up and measured < 2 * error else None
-    progress.squeezed = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
+    close = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
+    progress.squeezed = close and not progress.again
     observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
+
+
+def nearly(setup: Setup, trial: Trial) -> bool:
+    """Whether no measurement tells a candidate from one within the budget: two paired standard errors on validation data."""
+    found, base = trial.evaluation, setup.baseline
+    wider = setup.budget.wider(2 * found.paired_metric_error(base), 2 * found.paired_error(base))
+    return wider.holds(base, found)
 
 
 def _target(setup: Setup, progress: Progress, whole: float, floor: float) -> float:
     """The size in bytes to aim at next, for a dense file of ``whole`` bytes."""
     assert setup.recovery is not None
     kept, failed = progress.kept, progress.too_small
+    if progress.again:
+        return progress.latest
     if not kept.plan:
         return (NEAR if progress.start else FAR) ** progress.misses * failed or setup.recovery.first * whole
     return max(floor * kept.cost, math.sqrt(kept.cost * failed))
