@@ -53,7 +53,8 @@ class Batches:
     of the next pass: set it to go on where an interrupted run stopped. ``augment`` is None, ``"shift1"`` or ``"shift2"``
     (up to 1 or 2 pixels each way, every image by its own amount), ``"flip-crop"`` (mirrored half of the time, shifted by
     up to 4 pixels), ``"affine"`` (turned, scaled and moved a little) or ``"affine-or-shift"`` (half of them so).
-    With ``repeat`` only so many epochs differ, and the next are those again: what is computed of a batch can be kept (:class:`taut.budget.answers.Answers`).
+    With ``repeat`` only so many epochs differ, and the next are those again: what is computed of a batch can be kept
+    (:class:`taut.budget.answers.Answers`).
 
     Raises:
         TautError: an empty split, a batch size or a ``repeat`` below 1, or an unknown augmentation.
