@@ -9,7 +9,7 @@ from laws.compress_laws import blobs
 from torch import nn
 
 from taut import load, save
-from taut.budget import Budget, Gradual, Recovery, compress
+from taut.budget import Budget, Gradual, Recovery, compress, gradual, squeeze
 from taut.budget.gradual import Remover, _removable, narrower, shared
 from taut.compressors import Quantize
 from taut.compressors.pool import Pool, PooledLinear
@@ -127,3 +127,23 @@ def test_a_network_that_cannot_be_followed_stays_as_wide():
     net = Fixed()
     net.b.weight.data[:, 5:] = 0
     assert narrower(net, torch.randn(3, 4)).a.out_features == 16
+
+
+def test_a_size_is_trained_on_gently_and_keeps_its_weights(monkeypatch):
+    train, val, rounds = blobs(0), blobs(0)[:2], []
+    trained = gradual.train_round
+
+    def told(setup, model, how, seed, **more):
+        rounds.append((how.epochs, how.lr, how.hold))
+        return trained(setup, model, how, seed, **more)
+
+    monkeypatch.setattr(gradual, "train_round", told)
+    monkeypatch.setattr(squeeze, "nearly", lambda setup, trial: True)
+    monkeypatch.setattr(Budget, "holds", lambda *_: False)
+    budget = Budget(metric_drop=0.0)
+    result = compress(network(0, train), train, val, budget, methods=[Gradual(values=4)], recover=LONG, max_steps=2)
+    assert not any(point.kept for point in result.curve if point.step)
+    share = (3, LONG.lr / 3, LONG.hold)
+    assert rounds == [(12, LONG.lr, 0.75), share, (3, LONG.lr / 4, LONG.hold), share]
+    first, second = (point.ledger.totals()["nonzeros"] for point in result.curve if point.step)
+    assert first == second < 0.5 * result.curve.points[0].ledger.totals()["nonzeros"]

@@ -75,6 +75,10 @@ class Binary(Parametrization):
         return RealCopy(self, weight)
 
 
+ROWS = 1024
+"""Kernels whose scores are in memory at once: few enough to stay in a processor's cache."""
+
+
 class RealCopy(Latent):
     """One weight's real-valued copy; ``book (kernels, elements)``: the kernels that may be used, as signs; ``bits (kernels,)``:
     of each in the file, where they have a price.
@@ -139,8 +143,9 @@ class RealCopy(Latent):
     def _index(self, copy: Tensor) -> Tensor:
         """The nearest kernel of the book for each kernel of the copy, less what its bits cost."""
         assert self.book is not None
-        scores = copy.detach().reshape(prod(self.shape[:2]), -1) @ self.book.T
-        return (scores if self.bits is None else scores - self.price * copy.detach().abs().mean() * self.bits).argmax(1)
+        copy, least = copy.detach(), 0.0 if self.bits is None else self.price * copy.detach().abs().mean() * self.bits
+        rows = copy.reshape(prod(self.shape[:2]), -1).split(ROWS)
+        return torch.cat([(part @ self.book.T).sub_(least).argmax(1) for part in rows])
 
     def _bits(self, index: Tensor) -> Tensor:
         """What each kernel costs when they are used so often; half a use each keeps those that are not within reach."""
