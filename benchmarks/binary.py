@@ -52,15 +52,20 @@ from taut.measure import ledger
 from taut.objective import Objective
 from taut.parametrizations import Binary
 from taut.records import append_record, read_records
-from taut.reparametrize import wrap
+from taut.reparametrize import Wrapped, wrap
 from taut.version import VERSION
 from taut.xnor import pack
 
 RESULTS = Path(__file__).parent / "results" / "binary.jsonl"
 NETWORK, DATASET = "bnn-small", "cifar-10"
 SIZES, BATCHES = (1024, 2048, 4096), (1, 64)
-POINTS = ((1.0, 512, 0.12), (1.0, 512, 0.2), (1.0, 0, 0.0), (0.9, 512, 0.1), (1.0, 512, 0.3), (1.0, 112, 0.0), (1.0, 64, 0.0))
+POINTS = (
+    (1.0, 512, 0.12), (1.0, 512, 0.2), (1.0, 0, 0.0), (0.9, 512, 0.1), (1.0, 512, 0.3), (1.0, 112, 0.0), (1.0, 64, 0.0),
+    (1.0, 512, 0.13),
+)  # fmt: skip
 """The share of filters that is kept, the kernels that are used (0: all), and the price of a bit of theirs."""
+LOOK = 0.5
+"""From this part of the fine-tuning on the ends of epochs are looked at."""
 VECTOR_BITS = 12
 """Of batch norms' scales and shifts: coarser ones turn activations over, whose signs are all that the next layer sees."""
 
@@ -154,7 +159,7 @@ def binarized(splits: Splits, recipe: Record, args: argparse.Namespace) -> tuple
 
 def compressed(copies: nn.Module, splits: Splits, share: float, how: Binary, tuning: Recovery, seed: int) -> nn.Module:
     """The network with this share of its filters and these binary weights, fine-tuned to the labels and to what the binarized
-    network says, as it ships.
+    network says, as it ships: the best of the last epochs on validation data.
     """
     model, recipe = copy.deepcopy(copies), RECIPES[NETWORK, DATASET]
     binary = wrap(copy.deepcopy(model), {BINARY: Binary()}).finalize().eval()
@@ -164,7 +169,19 @@ def compressed(copies: nn.Module, splits: Splits, share: float, how: Binary, tun
         model = bake(taut.shrink(binary, splits.train.x[:8], keep=share, importance="fisher", data=few, round_to=8))
     training = wrap(model, {BINARY: how})
     batches = Batches(splits.train, recipe["batch_size"], seed=seed, augment=recipe["augment"])
-    recover(training.model, binary, batches, Objective(), tuning, seed=seed + 1, deadline=inf)
+    ends: list[nn.Module] = []
+
+    def look(done: float) -> None:
+        if done >= LOOK:
+            ends.append(stored(copy.deepcopy(training)))
+
+    recover(training.model, binary, batches, Objective(), tuning, seed=seed + 1, deadline=inf, watch=look)
+    # as early stopping does: near the end of a training an epoch more or less turns a few images over
+    return max(ends or [stored(training)], key=lambda end: evaluate(end, splits.val)[1])
+
+
+def stored(training: Wrapped) -> nn.Module:
+    """The binary network as it ships: its real layers on 8 bits, its batch norms on grids."""
     model = taut.apply(training.finalize().eval(), {"stem*": Quantize(8, per="row"), "out": Quantize(8, per="row")})
     # batch norms keep what training averaged: plain averages over images that are not augmented cost a point
     finish(model, VECTOR_BITS)
@@ -203,6 +220,7 @@ def network(splits: Splits, args: argparse.Namespace, points: Any = POINTS) -> N
         setting = {"stage": "tuned", "keep": share, "kernels": count, "tuning": epochs, "epochs": recipe["epochs"]}
         setting |= ({"price": price} if price else {}) | ({"lr": args.tuning_lr, "distill": tuning.distill} if epochs else {})
         setting["vector_bits"] = VECTOR_BITS
+        setting |= {"looks": LOOK} if epochs else {}
         method = " + ".join(["shrink"] * (share < 1) + [f"BinaryKernels(k={count})" if count else "Binary"])
 
         def point(share: float = share, count: int = count, price: float = price, tuning: Recovery = tuning) -> Any:

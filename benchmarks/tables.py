@@ -5,9 +5,9 @@
 In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and ``<!-- end -->``, stands the mean test error of
 each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
 least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
--->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's. In ``pull-taut.md``,
-``binary.md`` and ``peers.md`` the tables of ``pull_tables.py``, ``binary_tables.py`` and ``peer_tables.py``; ``any`` stands for
-every network.
+-->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's (of several ways
+the smallest). In ``pull-taut.md``, ``binary.md`` and ``peers.md`` the tables of ``pull_tables.py``, ``binary_tables.py`` and
+``peer_tables.py``; ``any`` stands for every network.
 """
 
 import re
@@ -75,9 +75,11 @@ def chosen(records: Iterable[Record], study: str, network: str, dataset: str) ->
     these = [record for record in records if (record["network"], record["dataset"]) == (network, dataset)]
     if not these:
         return "No records yet."
-    latest = {(record["setting"][key], record["seed"]): record for record in these}
+    smallest: dict[tuple[float, int], Record] = {}  # of several ways, all of them within the aim on validation data
+    for record in sorted(these, key=lambda record: -record["bytes"]):
+        smallest[record["setting"][key], record["seed"]] = record
     found: dict[float, list[Record]] = {}
-    for (aim, _), record in latest.items():
+    for (aim, _), record in smallest.items():
         found.setdefault(aim, []).append(record)
     change_of = "change of test error, points"
     head = [told, "ratio", "bytes", "test error, %", change_of, "each seed's change, with 95 % interval"]

@@ -8,7 +8,8 @@ have: two long rounds of the same recovery, with the same augmentation and disti
 reference. Then one ``taut.compress``, for the largest allowed drop of validation accuracy (in points), which goes from large
 sizes to small ones. For each drop, the smallest network of that search within it is delivered, written and read back, and test
 data is looked at once, for it; where even the first sizes lost more than a drop, that one has a search of its own, of longer
-trainings. With ``--work`` an interrupted search goes on, and study ``records`` chooses from the same one.
+trainings. With ``--long`` all are chosen from one search of long trainings for the smallest drop. With ``--work`` an interrupted
+search goes on, and study ``records`` chooses from the same one.
 
 One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
 the change of the test metric with its paired 95 % interval and the p-value of the exact McNemar test; ``baseline`` is the
@@ -60,7 +61,7 @@ LONG = {
     "lenet-300-100": Recovery(epochs=200, lr=6e-3, mix=False, first=0.0155),
     "lenet-5-caffe": Recovery(epochs=30, lr=4e-3, mix=False, first=0.0035),
 }
-"""With ``--own``: long trainings, straight to about a hundredth of the size, and to a three hundredth."""
+"""With ``--long``: straight to about a hundredth of the size, and to a three hundredth."""
 METHODS: dict[str, list[Method]] = {
     "default": [], "gradual": [Gradual()], "narrowed": [Shrink(keep=0.5, step=0.5), Gradual()],
     "pooled": [Gradual(within={"fc1": Pool(by=2)})],
@@ -133,12 +134,14 @@ class Study:
     def deliver(self, wanted: list[tuple[float, dict[str, float]]]) -> None:
         """For each drop, with the aim that names it, the smallest network of one search; where the first sizes that it tried have
         lost too much already, of a search of that drop's own, from a larger size, each step as long as a round of the dense one.
+        With ``--long`` of one search for the smallest drop.
         """
         wanted = sorted(wanted, key=lambda one: -one[0])
-        if self.args.own:
+        if self.args.long:
             how = replace(LONG[self.args.network], precision=self.args.precision)
+            found = self.search(wanted[-1][0], how, whole=True)
             for drop, aim in wanted:
-                self.choose(self.search(drop, how, whole=True), drop, aim)
+                self.choose(found, drop, aim)
             return
         found = self.search(max(wanted[0][0], self.args.loosest))
         for drop, aim in wanted:
@@ -161,7 +164,7 @@ class Study:
             )  # fmt: skip
             points = read_records(folder / "curve.jsonl")
         chosen = [record for record in points if record.get("best")][-1]
-        way = {"methods": args.method, "augment": args.augment, "recovery": str(self.used), "reference": self.start}
+        way = {"methods": way_of(args), "augment": args.augment, "recovery": str(self.used), "reference": self.start}
         setting = {**aim, **way, "searched": self.method, "minutes": args.minutes, "loosest": args.loosest}
         setting |= {"dense_rounds": 2 * [self.rounds]} | ({} if args.repeat is None else {"repeat": args.repeat})
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
@@ -187,9 +190,14 @@ def main() -> None:
 def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[float]:
     """Those of the wanted values of a setting that have no record of this network, seed and method yet."""
     args.method = args.method or USUAL.get(args.network, "default")
-    known, this = read_records(args.out) if args.out.exists() else [], (args.network, args.seed, args.method)
+    known, this = read_records(args.out) if args.out.exists() else [], (args.network, args.seed, way_of(args))
     done = {r["setting"][key] for r in known if (r["network"], r["seed"], r["setting"]["methods"]) == this}
     return [value for value in wanted if value not in done]
+
+
+def way_of(args: argparse.Namespace) -> str:
+    """What was done, as records name it."""
+    return f"{args.method}, long" if args.long else args.method
 
 
 def parser(text: str, networks: Iterable[str], results: Path) -> argparse.ArgumentParser:
@@ -204,7 +212,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
     parser.add_argument("--repeat", type=int, help="epochs that are augmented differently; then they come again, to save time")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the arithmetic in training")
-    parser.add_argument("--own", action="store_true", help="no search in common: each drop's own, with long trainings")
+    parser.add_argument("--long", action="store_true", help="long trainings, for the smallest drop; the others from there")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--threads", type=int, default=2)

@@ -35,7 +35,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
     return {
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
-        "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "own": False,
+        "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "long": False,
     }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arg
     import zero_loss
 
     study = object.__new__(zero_loss.Study)
-    study.args, study.how, study.rounds = SimpleNamespace(loosest=1.0, own=False), Recovery(epochs=4, first=0.02), 12
+    study.args, study.how, study.rounds = SimpleNamespace(loosest=1.0, long=False), Recovery(epochs=4, first=0.02), 12
     sizes = {1.0: [(0.3, 900), (0.8, 500)], 0.1: [(0.2, 1400), (0.05, 2000), (0.1, 1700)]}  # points lost, bytes
     begun, chosen = [], []
 
@@ -96,17 +96,17 @@ def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arg
     assert longer.epochs == study.rounds and longer.first * 10_000 == pytest.approx(zero_loss.LARGER * 900)
 
 
-def test_each_drop_has_its_own_search_where_that_is_asked_for(scripts):
+def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(scripts):
     import zero_loss
 
     study, begun, chosen = object.__new__(zero_loss.Study), [], []
-    study.args = SimpleNamespace(own=True, network="lenet-300-100", precision="bfloat16")
+    study.args = SimpleNamespace(long=True, network="lenet-300-100", precision="bfloat16")
     study.search = lambda drop, how=None, whole=False: begun.append((drop, how, whole)) or f"search of {drop:g}"
     study.choose = lambda *what: chosen.append(what)
-    study.deliver([(0.0, {"max_drop": 0.0}), (0.1, {"max_drop": 0.1})])
+    study.deliver([(0.1, {"max_drop": 0.1}), (0.0, {"max_drop": 0.0})])
     how = replace(zero_loss.LONG["lenet-300-100"], precision="bfloat16")
-    assert begun == [(0.1, how, True), (0.0, how, True)]
-    assert chosen == [("search of 0.1", 0.1, {"max_drop": 0.1}), ("search of 0", 0.0, {"max_drop": 0.0})]
+    assert begun == [(0.0, how, True)]
+    assert chosen == [("search of 0", 0.1, {"max_drop": 0.1}), ("search of 0", 0.0, {"max_drop": 0.0})]
 
 
 def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypatch):
