@@ -129,7 +129,8 @@ def test_a_network_that_cannot_be_followed_stays_as_wide():
     assert narrower(net, torch.randn(3, 4)).a.out_features == 16
 
 
-def test_a_size_is_trained_on_gently_and_keeps_its_weights(monkeypatch):
+@pytest.mark.parametrize("runs", [(2,), (1, 2)], ids=["at once", "resumed"])
+def test_a_size_is_trained_on_gently_and_keeps_its_weights(runs, monkeypatch, tmp_path):
     train, val, rounds = blobs(0), blobs(0)[:2], []
     trained = gradual.train_round
 
@@ -140,8 +141,11 @@ def test_a_size_is_trained_on_gently_and_keeps_its_weights(monkeypatch):
     monkeypatch.setattr(gradual, "train_round", told)
     monkeypatch.setattr(squeeze, "nearly", lambda setup, trial: True)
     monkeypatch.setattr(Budget, "holds", lambda *_: False)
-    budget = Budget(metric_drop=0.0)
-    result = compress(network(0, train), train, val, budget, methods=[Gradual(values=4)], recover=LONG, max_steps=2)
+    for steps in runs:
+        result = compress(
+            network(0, train), train, val, Budget(metric_drop=0.0), methods=[Gradual(values=4)], recover=LONG, max_steps=steps,
+            workdir=tmp_path,
+        )  # fmt: skip
     assert not any(point.kept for point in result.curve if point.step)
     share = (3, LONG.lr / 3, LONG.hold)
     assert rounds == [(12, LONG.lr, 0.75), share, (3, LONG.lr / 4, LONG.hold), share]

@@ -1,5 +1,6 @@
 """Entropy-penalised training inside the search."""
 
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -167,7 +168,7 @@ def noisy(wrong, cost, differ=10):
 
 
 def check_trained_on(squeeze_by, script):
-    """``script``: what each training comes to, and whether the next one goes on from it at its size."""
+    """``script``: what each training comes to, and which one the next goes on from at its size, if any."""
     before = Evaluation(0.1, 0.98, 1000, torch.full((1000,), 0.1), HITS)
     trials, seen = [noisy(*ends) for ends, _ in script], []
 
@@ -184,19 +185,20 @@ def check_trained_on(squeeze_by, script):
         patch.setitem(squeeze.WAYS, Gradual, squeeze.Way(attempt, False, 0.7))
         patch.setattr(squeeze, "own_layers", lambda model: ["0"])
         progress = squeeze_by(setup, Gradual(), Progress(kept), lambda step, progress: None)
-    for trial, (start, target), (_, again) in zip(trials[:-1], seen[1:], script[:-1], strict=True):
-        assert (start is trial.dense) == again or trial is progress.kept
-        assert (target == trial.cost) == again
-    return progress
+    for trial, (start, target), (_, source) in zip(trials[:-1], seen[1:], script[:-1], strict=True):
+        others = [other.dense for other in trials if other is not progress.kept]
+        assert start is trials[source].dense if source is not None else all(start is not dense for dense in others)
+        assert (target == trial.cost) == (source is not None)
 
 
-NOISE, WORSE, GOOD = 22, 60, 20
+NOISE, NOISIER, WORSE, GOOD = 22, 23, 60, 20
+TURN = count()
 SCRIPTS = [
     # within two standard errors (4.5 of 1,000 each): trained on, three times, then a larger one from the network before
-    [((NOISE, 100), True), ((NOISE, 101), True), ((NOISE, 102), True), ((NOISE, 102), False), ((NOISE, 160), True)],
-    [((WORSE, 100), False), ((WORSE, 150), False)],
-    # good at the second attempt: smaller ones are next, and of these too what is near is trained on
-    [((NOISE, 100), True), ((GOOD, 99), False), ((NOISE, 70), True), ((WORSE, 71), False), ((WORSE, 80), False)],
+    [((NOISIER, 100), 0), ((NOISE, 101), 1), ((NOISIER, 102), 1), ((NOISIER, 102), None), ((NOISE, 160), 4)],
+    [((WORSE, 100), None), ((WORSE, 150), None)],
+    # good at the second attempt: smaller ones are next, and of these too what is near is trained on, from the best
+    [((NOISE, 100), 0), ((GOOD, 99), None), ((NOISE, 70), 2), ((WORSE, 71), 2), ((NOISIER, 71), 2), ((WORSE, 72), None)],
 ]
 
 
@@ -205,9 +207,17 @@ def test_a_size_that_failed_within_the_noise_is_trained_on(script):
     check_trained_on(squeeze.squeeze, script)
 
 
-@pytest.mark.parametrize("broken", [lambda setup, trial: False, lambda setup, trial: True], ids=["never", "always"])
-def test_the_law_can_fail(broken, monkeypatch):
-    monkeypatch.setattr(squeeze, "nearly", broken)
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("nearly", lambda setup, trial: False),
+        ("nearly", lambda setup, trial: True),
+        ("rank", lambda setup, trial: (True, 1.0, next(TURN))),
+    ],
+    ids=["never", "always", "from the last"],
+)
+def test_the_law_can_fail(name, broken, monkeypatch):
+    monkeypatch.setattr(squeeze, name, broken)
     with pytest.raises(AssertionError):
         for script in SCRIPTS:
             check_trained_on(squeeze.squeeze, script)

@@ -85,6 +85,7 @@ class Journal:
             "misses": progress.misses,
             "again": progress.again,
             "latest": progress.latest,
+            "nearest": progress.nearest,
             "start": start,
             "price": progress.price,
             "priced": progress.priced,
@@ -120,7 +121,7 @@ class Journal:
         return Progress(
             kept, data["step"], region, rejected, data["finished"], data["widest"], data.get("barred", {}),
             data.get("narrowing", ""), data["squeezed"], data["too_small"], data["misses"],
-            data.get("again", 0), data.get("latest", 0.0),
+            data.get("again", 0), data.get("latest", 0.0), tuple(data.get("nearest", (False, 0.0, 0.0))),
             None if data["start"] is None else load(self.folder / data["start"], into=fresh()), data["price"],
             data.get("priced", False), tuple(data.get("prices", (0.0, 0.0))),
         )  # fmt: skip

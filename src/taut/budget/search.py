@@ -73,6 +73,8 @@ class Progress:
     """How many times the size that it tried last is to be trained on, so far."""
     latest: float = 0.0
     """The cost of that."""
+    nearest: tuple[bool, float, float] = (False, 0.0, 0.0)
+    """How near the best training at that size was (:func:`taut.budget.looks.rank`)."""
     start: nn.Module | None = None
     """The weights that its next training starts from, where they are not the kept ones."""
     price: float = 0.0

@@ -10,6 +10,7 @@ from typing import Any
 
 from taut.budget import gradual, grids
 from taut.budget.gradual import Gradual
+from taut.budget.looks import rank
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
 from taut.budget.trial import Setup, Trial, own_layers
@@ -50,8 +51,8 @@ def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Pr
     The first size aimed at is ``Recovery.first`` of the dense file's, a later one the way's ``floor`` of the last kept. Training
     starts from the last one's weights if the way adds up and their validation loss is not clearly above that of the kept ones
     (two paired standard errors); else from the kept ones. Where it does not add up, a size that failed by no more than such
-    errors is trained on, up to ``AGAIN`` times: often it is the length of the training that is missing, and not bytes. Ends when
-    a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
+    errors is trained on, up to ``AGAIN`` times, from the best so far: often it is the length of the training that is missing, and
+    not bytes. Ends when a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
     """
     whole, way = setup.cost(setup.original), WAYS[type(how)]
     try:
@@ -75,9 +76,10 @@ def _try(setup: Setup, progress: Progress, trial: Trial, adds_up: bool, observe:
     good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
     if good:
         progress.kept, progress.start, progress.misses, progress.again = trial, None, 0, 0
-    elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and nearly(setup, trial):
-        progress.start, progress.again = trial.dense, progress.again + 1
-        progress.latest = trial.cost
+    elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and (progress.again or nearly(setup, trial)):
+        if not progress.again or rank(setup, trial) > progress.nearest:
+            progress.start, progress.nearest = trial.dense, rank(setup, trial)
+        progress.again, progress.latest = progress.again + 1, trial.cost
     else:
         progress.misses, progress.again = progress.misses + 1, 0
         progress.too_small = max(progress.too_small, trial.cost)
