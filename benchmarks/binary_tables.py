@@ -60,4 +60,5 @@ def _told(how: Record) -> str:
     what += [f"price of a bit {price:g}" if price else f"{how['kernels']} kernels"] if how["kernels"] else []
     what += [f"{how['tuning']} epochs" + ", distilled" * ("distill" in how)] if how["tuning"] else ["stored shorter"]
     what += [f"{bits}-bit norms"] if bits != 8 else []
+    what += ["best epoch"] if "looks" in how else []
     return ", ".join(what)
