@@ -46,6 +46,7 @@ from taut.budget.run import Method, Result
 from taut.compressors.pool import Pool
 from taut.curve import Point
 from taut.deliver import deliver
+from taut.errors import TautError
 from taut.objective import Objective
 from taut.precision import PRECISIONS
 from taut.records import append_record, read_records
@@ -84,6 +85,8 @@ class Study:
     """One baseline, its data, its reference and the search from there: what points are chosen from."""
 
     def __init__(self, args: argparse.Namespace, study: str = "zero-loss") -> None:
+        if args.long and args.network not in LONG:
+            raise TautError(f"--long has no recovery for {args.network}: leave it out, or add one to LONG ({', '.join(LONG)})")
         torch.set_num_threads(args.threads)
         self.args, self.how = args, replace(RECOVERY[args.network], precision=args.precision)
         self.rounds = DENSE.get(args.network, 1) * self.how.epochs

@@ -135,7 +135,7 @@ def test_a_size_is_trained_on_gently_and_keeps_its_weights(runs, monkeypatch, tm
     trained = gradual.train_round
 
     def told(setup, model, how, seed, **more):
-        rounds.append((how.epochs, how.lr, how.hold))
+        rounds.append((how.epochs, how.lr, how.hold, "watch" in more))
         return trained(setup, model, how, seed, **more)
 
     monkeypatch.setattr(gradual, "train_round", told)
@@ -147,7 +147,7 @@ def test_a_size_is_trained_on_gently_and_keeps_its_weights(runs, monkeypatch, tm
             workdir=tmp_path,
         )  # fmt: skip
     assert not any(point.kept for point in result.curve if point.step)
-    share = (3, LONG.lr / 3, LONG.hold)
-    assert rounds == [(12, LONG.lr, 0.75), share, (3, LONG.lr / 4, LONG.hold), share]
+    share = (3, LONG.lr / 3, LONG.hold, True)  # whose last epochs are looked at
+    assert rounds == [(12, LONG.lr, 0.75, False), share, (3, LONG.lr / 4, LONG.hold, False), share]
     before, first, second = ([row.nonzeros for row in point.ledger.rows if "weight" in row.name] for point in result.curve)
     assert first == second and sum(first) < 0.9 * sum(before)

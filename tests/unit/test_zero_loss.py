@@ -109,6 +109,13 @@ def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(
     assert chosen == [("search of 0", 0.1, {"max_drop": 0.1}), ("search of 0", 0.0, {"max_drop": 0.0})]
 
 
+def test_long_trainings_of_a_network_without_a_recovery_are_refused(arguments):
+    import zero_loss
+
+    with pytest.raises(TautError, match="--long has no recovery for digits-cnn"):
+        zero_loss.Study(SimpleNamespace(**arguments | {"long": True, "network": "digits-cnn"}))
+
+
 def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypatch):
     import records
     import zero_loss

@@ -69,9 +69,7 @@ def affine(x: Tensor, fill: Tensor, random: Generator, turn: float = 10.0, scale
 
 
 def affine_or_shift(x: Tensor, fill: Tensor, random: Generator) -> Tensor:
-    """Half of the images as :func:`affine` has them, the others moved by up to a pixel: a small network that sees turned images
-    alone spends itself on what is rare in the data.
-    """
+    """Half of the images as :func:`affine` has them, the others moved by up to a pixel, nearer to the data."""
     turned = torch.rand(len(x), generator=random) < 0.5
     return torch.where(turned[:, None, None, None], affine(x, fill, random), shift(x, fill, random, by=1))
 
