@@ -4,7 +4,8 @@
 
 writes ``benchmarks/baselines/lenet-300-100-mnist-s0.safetensors`` and adds a line to
 ``benchmarks/results/baselines.jsonl``. The recipe is the one in ``taut.bench.recipes``; nothing is chosen by validation or
-test data.
+test data. With ``--on`` the weights that are there are trained on (``MORE``), from a higher learning rate down again (warm
+restarts: Loshchilov and Hutter 2017), and take their place.
 """
 
 import argparse
@@ -26,6 +27,10 @@ from taut.records import append_record
 from taut.statistics import wilson
 
 HERE = Path(__file__).parent
+MORE = {("resnet-20", "cifar-10"): {"epochs": 30, "lr": 0.05, "sizes": {0: 24, 0.4: 32}}}
+"""In place of the recipe's, where a network is trained on."""
+FURTHER = 1000
+"""Added to the seed where a network is trained on: in another order."""
 log = logging.getLogger("baselines")
 
 
@@ -82,23 +87,29 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None, help="in place of the recipe's")
+    parser.add_argument("--on", action="store_true", help="train on the weights that are there")
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="of the arithmetic, in place of the recipe's")
     parser.add_argument("--resume", type=Path, help="keep the training in this file after every epoch, and go on from there")
     options = parser.parse_args()
     if (options.network, options.dataset) not in RECIPES:
         parser.error(f"no recipe for {options.network} on {options.dataset}")
+    if options.on and (options.network, options.dataset) not in MORE:
+        parser.error(f"--on has no settings for {options.network} on {options.dataset}: add them to MORE")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     others = {key: value for key in ("epochs", "precision") if (value := getattr(options, key))}
     recipe = RECIPES[options.network, options.dataset] | others
+    model, seed = build(options.network, options.seed), options.seed
+    if options.on:
+        recipe |= MORE[options.network, options.dataset] | others
+        model, seed = trained(options.network, options.dataset, options.seed), options.seed + FURTHER
     torch.set_num_threads(options.threads)
-    splits = load(options.dataset, options.data_dir)
-    model, spent = build(options.network, options.seed), Spent(options.resume)
+    splits, spent = load(options.dataset, options.data_dir), Spent(options.resume)
 
     def progress(epoch: int, epochs: int, loss: float) -> None:
         spent.tick(epoch, epochs, loss)
         log.info("%d/%d loss %.4f, %.0f s", epoch, epochs, loss, spent.seconds)
 
-    train(model, splits, seed=options.seed, threads=options.threads, progress=progress, checkpoint=options.resume, **recipe)
+    train(model, splits, seed=seed, threads=options.threads, progress=progress, checkpoint=options.resume, **recipe)
     keep(model, splits, options, recipe, others, spent.seconds)
 
 
@@ -116,14 +127,15 @@ def keep(
         options.dataset,
         f"--seed {options.seed} --threads {options.threads}",
     ]
-    command += [f"--{key} {value}" for key, value in others.items()] + ["--data-dir DIR"] * bool(options.data_dir)
+    command += [f"--{key} {value}" for key, value in others.items()]
+    command += ["--on"] * options.on + ["--data-dir DIR"] * bool(options.data_dir)
     record = {
         "study": "baselines",
         "network": options.network,
         "dataset": options.dataset,
         "training": "plain",
         "method": "none",
-        "setting": recipe,
+        "setting": recipe | {"trained_on": options.on},
         "seed": options.seed,
         **figures(model, splits),
         "params": sum(p.numel() for p in model.parameters()),

@@ -8,7 +8,8 @@ have: two long rounds of the same recovery, with the same augmentation and disti
 reference. Then one ``taut.compress``, for the largest allowed drop of validation accuracy (in points), which goes from large
 sizes to small ones. For each drop, the smallest network of that search within it is delivered, written and read back, and test
 data is looked at once, for it; where even the first sizes lost more than a drop, that one has a search of its own, of longer
-trainings. With ``--long`` all are chosen from one search of long trainings for the smallest drop. With ``--work`` an interrupted
+trainings. With ``--long`` all are chosen from one search of long trainings for the smallest drop. With ``--method untrained``
+nothing is trained, the dense network neither: rate-aware quantization, a search for each drop. With ``--work`` an interrupted
 search goes on, and study ``records`` chooses from the same one.
 
 One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
@@ -43,6 +44,7 @@ from taut.bench.recipes import RECIPES, evaluate
 from taut.budget import Budget, Gradual, Recovery, Shrink, compress
 from taut.budget.recover import recover
 from taut.budget.run import Method, Result
+from taut.compressors import RateQuantize
 from taut.compressors.pool import Pool
 from taut.curve import Point
 from taut.deliver import deliver
@@ -65,10 +67,11 @@ LONG = {
 """With ``--long``: straight to about a hundredth of the size, and to a three hundredth."""
 METHODS: dict[str, list[Method]] = {
     "default": [], "gradual": [Gradual()], "narrowed": [Shrink(keep=0.5, step=0.5), Gradual()],
-    "pooled": [Gradual(within={"fc1": Pool(by=2)})],
+    "pooled": [Gradual(within={"fc1": Pool(by=2)})], "untrained": [RateQuantize(by="loss")],
 }  # fmt: skip
 """What the search tries: :func:`taut.budget.compress.default_methods`; weights removed little by little in a long training; the
-same at half the width, which trains in half the time; the same with a first layer that reads its image at half the resolution.
+same at half the width, which trains in half the time; the same with a first layer that reads its image at half the resolution;
+nothing trained.
 """
 USUAL = {"lenet-300-100": "gradual", "lenet-5-caffe": "narrowed"}
 """The method of a network if nothing else is said; long trainings are on images that are turned, scaled and moved."""
@@ -89,14 +92,14 @@ class Study:
             raise TautError(f"--long has no recovery for {args.network}: leave it out, or add one to LONG ({', '.join(LONG)})")
         torch.set_num_threads(args.threads)
         self.args, self.how = args, replace(RECOVERY[args.network], precision=args.precision)
-        self.rounds = DENSE.get(args.network, 1) * self.how.epochs
+        self.rounds = 0 if args.method == "untrained" else DENSE.get(args.network, 1) * self.how.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         args.augment = args.augment or (recipe["augment"] if args.method == "default" else "affine")
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment, repeat=args.repeat)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
         found = {"as trained": trained(args.network, args.dataset, args.seed)}
-        for turn, name in enumerate(("trained on", "trained on twice"), 1):
+        for turn, name in enumerate(("trained on", "trained on twice") if self.rounds else (), 1):
             found[name] = self.longer(list(found.values())[-1], turn)
         accuracy = {name: evaluate(model, splits.val)[1] for name, model in found.items()}
         self.start = max(accuracy, key=lambda name: accuracy[name])
@@ -129,7 +132,7 @@ class Study:
             print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
 
         return compress(
-            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.used,
+            self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.used if self.rounds else False,
             methods=METHODS[self.method] or None, seed=args.seed, time_limit=max(1.0, 60 * args.minutes - spent(folder)),
             progress=tell, labels=self.labels, workdir=folder,
         )  # fmt: skip
@@ -137,9 +140,13 @@ class Study:
     def deliver(self, wanted: list[tuple[float, dict[str, float]]]) -> None:
         """For each drop, with the aim that names it, the smallest network of one search; where the first sizes that it tried have
         lost too much already, of a search of that drop's own, from a larger size, each step as long as a round of the dense one.
-        With ``--long`` of one search for the smallest drop.
+        With ``--long`` of one search for the smallest drop. Where nothing is trained each drop has a search: they are short.
         """
         wanted = sorted(wanted, key=lambda one: -one[0])
+        if not self.rounds:
+            for drop, aim in wanted:
+                self.choose(self.search(drop), drop, aim)
+            return
         if self.args.long:
             how = replace(LONG[self.args.network], precision=self.args.precision)
             found = self.search(wanted[-1][0], how, whole=True)
@@ -167,13 +174,14 @@ class Study:
             )  # fmt: skip
             points = read_records(folder / "curve.jsonl")
         chosen = [record for record in points if record.get("best")][-1]
-        way = {"methods": way_of(args), "augment": args.augment, "recovery": str(self.used), "reference": self.start}
+        trained, step = (str(self.used), f"{self.used.epochs} epochs a step") if self.rounds else ("none", "nothing trained")
+        way = {"methods": way_of(args), "augment": args.augment, "recovery": trained, "reference": self.start}
         setting = {**aim, **way, "searched": self.method, "minutes": args.minutes, "loosest": args.loosest}
         setting |= {"dense_rounds": 2 * [self.rounds]} | ({} if args.repeat is None else {"repeat": args.repeat})
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
         more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
-        keep_curve(curve_file(args.out), points, way, f"{self.used.epochs} epochs a step")
+        keep_curve(curve_file(args.out), points, way, step)
         print(done.summary["ratio"], done.summary["test"], flush=True)
 
 

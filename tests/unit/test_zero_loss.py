@@ -100,13 +100,30 @@ def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(
     import zero_loss
 
     study, begun, chosen = object.__new__(zero_loss.Study), [], []
-    study.args = SimpleNamespace(long=True, network="lenet-300-100", precision="bfloat16")
+    study.args, study.rounds = SimpleNamespace(long=True, network="lenet-300-100", precision="bfloat16"), 120
     study.search = lambda drop, how=None, whole=False: begun.append((drop, how, whole)) or f"search of {drop:g}"
     study.choose = lambda *what: chosen.append(what)
     study.deliver([(0.1, {"max_drop": 0.1}), (0.0, {"max_drop": 0.0})])
     how = replace(zero_loss.LONG["lenet-300-100"], precision="bfloat16")
     assert begun == [(0.0, how, True)]
     assert chosen == [("search of 0", 0.1, {"max_drop": 0.1}), ("search of 0", 0.0, {"max_drop": 0.0})]
+
+
+def test_where_nothing_is_trained_the_reference_is_the_network_as_trained(arguments, monkeypatch):
+    import zero_loss
+
+    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3))
+    more = {"method": "untrained", "drops": [5.0, 0.5]}
+    monkeypatch.setattr(zero_loss, "recover", lambda *_, **__: pytest.fail("the dense network was trained"))
+    monkeypatch.setattr(zero_loss, "arguments", lambda: type("Args", (), arguments | more))
+    zero_loss.main()
+    found = read_records(arguments["out"])
+    assert [record["setting"]["max_drop"] for record in found] == [5.0, 0.5]
+    for record in found:
+        setting = record["setting"]
+        assert setting["reference"] == "as trained" and setting["recovery"] == "none" and setting["dense_rounds"] == [0, 0]
+        assert record["baseline"]["metric_val"] - record["metric_val"] <= setting["max_drop"] / 100
+        assert all(plan.startswith("RateQuantize") for plan in setting["plan"].values()) and setting["plan"]
 
 
 def test_long_trainings_of_a_network_without_a_recovery_are_refused(arguments):
