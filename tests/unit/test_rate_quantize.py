@@ -125,6 +125,16 @@ def test_without_training_the_price_rises_as_far_as_the_budget_allows(net, how):
     assert result.best.bytes == file_size(result.model) < 0.2 * result.baseline.bytes
 
 
+@pytest.mark.parametrize("training", [{}, {"train": BATCHES, "recover": 2}], ids=["nothing trained", "trained"])
+def test_the_data_is_looked_at_again_only_after_the_weights_were_trained(net, monkeypatch, training):
+    seen = []
+    monkeypatch.setattr(one_price, "fit", lambda *of, **how: seen.append(of) or fit(*of, **how))
+    told = {"val": BATCHES, "budget": Budget(metric_drop=0.05), "methods": [RateQuantize(by="loss")], "max_steps": 4}
+    result = compress(net, **told, **training)
+    assert sum(p.kept for p in result.curve.points[1:]) > 1
+    assert (len(seen) == 1) == (not training)
+
+
 def test_a_search_that_was_cut_goes_on_at_the_prices_it_had_come_to(net, tmp_path):
     told = {"val": BATCHES, "budget": Budget(metric_drop=0.02)}
     whole = compress(net, **told)

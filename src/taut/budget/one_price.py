@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from taut.budget.loss_model import LossModel, fit
 from taut.budget.recover import OutOfTime
 from taut.budget.search import Observer, Progress, Step
-from taut.budget.trial import Setup, Trial, run_trial
+from taut.budget.trial import Setup, run_trial
 from taut.compressors import RateQuantize
 from taut.layers import find_layers
 
@@ -28,15 +29,21 @@ def raise_price(setup: Setup, how: RateQuantize, progress: Progress, observe: Ob
     The Lagrangian of the budget: what a bit may cost is the same in every layer, so that none needs a number of its own.
     Ends where the two prices are close, where a file is no smaller than what was kept, or with the time or the steps.
     """
-    known: tuple[Trial, LossModel] | None = None
+    known: tuple[nn.Module, LossModel] | None = None
     try:
         while not progress.priced and setup.goes_on(progress.step):
-            if known is None or known[0] is not progress.kept:
-                known = progress.kept, _model(setup, how, progress.kept.dense)
+            if known is None or not _same(known[0], progress.kept.dense):
+                known = progress.kept.dense, _model(setup, how, progress.kept.dense)
             _try(setup, how, progress, known[1], observe)
     except OutOfTime:
         log.info("the time limit came while the price of a bit was raised; what was kept before stands")
     return progress
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of one structure have the same weights: where nothing is trained, all that were kept."""
+    theirs = other.state_dict()
+    return one is other or all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
 
 
 def _model(setup: Setup, how: RateQuantize, dense: nn.Module) -> LossModel:
