@@ -56,7 +56,12 @@ def affine(x: Tensor, fill: Tensor, random: Generator, turn: float = 10.0, scale
         >>> torch.allclose(still, x, atol=1e-6)
         True
     """
-    angle, size, down, right = 2 * torch.rand(4, len(x), generator=random) - 1
+    return _turned(x, fill, 2 * torch.rand(4, len(x), generator=random) - 1, turn, scale, by)
+
+
+def _turned(x: Tensor, fill: Tensor, amounts: Tensor, turn: float = 10.0, scale: float = 0.1, by: float = 1.5) -> Tensor:
+    """As :func:`affine`, by amounts ``(4, n)`` from -1 to 1: of the turn, the size, and the moves down and right."""
+    angle, size, down, right = amounts
     angle, size, height, width = angle * math.pi * turn / 180, 1 + scale * size, x.shape[2], x.shape[3]
     cos, sin = angle.cos() / size, angle.sin() / size  # from a place in the output to where it comes from
     # coordinates run from -1 to 1 along either axis; by outer sums, which is faster than affine_grid
@@ -71,7 +76,12 @@ def affine(x: Tensor, fill: Tensor, random: Generator, turn: float = 10.0, scale
 def affine_or_shift(x: Tensor, fill: Tensor, random: Generator) -> Tensor:
     """Half of the images as :func:`affine` has them, the others moved by up to a pixel, nearer to the data."""
     turned = torch.rand(len(x), generator=random) < 0.5
-    return torch.where(turned[:, None, None, None], affine(x, fill, random), shift(x, fill, random, by=1))
+    amounts = 2 * torch.rand(4, len(x), generator=random) - 1
+    down, right = torch.randint(-1, 2, (2, len(x)), generator=random)
+    out = torch.empty_like(x)
+    out[turned] = _turned(x[turned], fill, amounts[:, turned])
+    out[~turned] = move(x[~turned], down[~turned], right[~turned], fill)
+    return out
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
