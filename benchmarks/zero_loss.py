@@ -5,12 +5,12 @@
 
 Starts from the committed baseline of the seed (``benchmarks/baselines``). First the dense network is given what compression will
 have: two long rounds of the same recovery, with the same augmentation and distillation; what is best on validation data is the
-reference. Then one ``taut.compress``, for the largest allowed drop of validation accuracy (in points), which goes from large
-sizes to small ones. For each drop, the smallest network of that search within it is delivered, written and read back, and test
-data is looked at once, for it; where even the first sizes lost more than a drop, that one has a search of its own, of longer
-trainings. With ``--long`` all are chosen from one search of long trainings for the smallest drop. With ``--method untrained``
-nothing is trained, the dense network neither: rate-aware quantization, a search for each drop. With ``--work`` an interrupted
-search goes on, and study ``records`` chooses from the same one.
+reference, which ``--save-reference`` keeps beside the baseline for the next time. Then one ``taut.compress``, for the largest
+allowed drop of validation accuracy (in points), which goes from large sizes to small ones. For each drop, the smallest network
+of that search within it is delivered, written and read back, and test data is looked at once, for it; where even the first sizes
+lost more than a drop, that one has a search of its own, of longer trainings. With ``--long`` all are chosen from one search of
+long trainings for the smallest drop. With ``--method untrained`` nothing is trained, the dense network neither: rate-aware
+quantization, a search for each drop. With ``--work`` an interrupted search goes on, and study ``records`` chooses from it too.
 
 One record a drop in ``benchmarks/results/zero-loss.jsonl``: the chosen point alone. ``setting.max_drop`` in points; in ``test``
 the change of the test metric with its paired 95 % interval and the p-value of the exact McNemar test; ``baseline`` is the
@@ -19,37 +19,30 @@ is not run again. All points of the search are in ``zero-loss-curves.jsonl``, wi
 """
 
 import argparse
-import copy
-import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from time import monotonic
 
+import references
 import torch
-from baselines import trained
 from first_path import hidden
-from safetensors.torch import load_file, save_file
 from searches import curve_file, keep_curve
-from torch import nn
 
 from taut.bench.augment import AUGMENTATIONS
 from taut.bench.data import Batches, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES, evaluate
 from taut.budget import Budget, Gradual, Recovery, Shrink, compress
-from taut.budget.recover import recover
 from taut.budget.run import Method, Result
 from taut.compressors import RateQuantize
 from taut.compressors.pool import Pool
 from taut.curve import Point
 from taut.deliver import deliver
 from taut.errors import TautError
-from taut.objective import Objective
 from taut.precision import PRECISIONS
 from taut.records import append_record, read_records
 
@@ -98,28 +91,10 @@ class Study:
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment, repeat=args.repeat)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
-        found = {"as trained": trained(args.network, args.dataset, args.seed)}
-        for turn, name in enumerate(("trained on", "trained on twice") if self.rounds else (), 1):
-            found[name] = self.longer(list(found.values())[-1], turn)
-        accuracy = {name: evaluate(model, splits.val)[1] for name, model in found.items()}
-        self.start = max(accuracy, key=lambda name: accuracy[name])
-        self.reference, self.accuracy = found[self.start], accuracy[self.start]
-        print(f"reference: {self.start}, validation {accuracy}", flush=True)
-
-    def longer(self, before: nn.Module, turn: int) -> nn.Module:
-        """The dense network after a long round of recovery; from the work folder if it is there."""
-        file = None if self.args.work is None else self.args.work / f"dense-{turn}.safetensors"
-        model = copy.deepcopy(before)
-        if file is not None and file.exists():
-            model.load_state_dict(load_file(file))
-            return model
-        how = replace(self.how, epochs=self.rounds)
-        recover(model, before, self.train, Objective(), how, seed=self.args.seed + turn, deadline=inf)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(model.state_dict(), file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
-        return model
+        dense = references.Dense(args, self.how, self.rounds, self.train, splits.val)
+        self.start, self.reference = dense.reference()
+        self.accuracy = evaluate(self.reference, splits.val)[1]
+        print(f"reference: {self.start}, validation {self.accuracy}", flush=True)
 
     def search(self, drop: float, how: Recovery | None = None, whole: bool = False) -> Result:
         """Go from large sizes to small ones while no more than ``drop`` points are lost; ``whole``: not narrowed first."""
@@ -226,6 +201,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--long", action="store_true", help="long trainings, for the smallest drop; the others from there")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
+    parser.add_argument("--save-reference", action="store_true", help="keep the dense network that was trained on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="leave the delivered files in this folder")
     parser.add_argument("--out", type=Path, default=results)

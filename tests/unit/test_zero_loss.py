@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from taut.bench.data import load
 from taut.bench.networks import build
 from taut.bench.recipes import train
 from taut.budget import Budget, Recovery
+from taut.budget.recover import recover
 from taut.errors import TautError
 from taut.records import read_records
 
@@ -25,9 +27,11 @@ def digits():
 
 @pytest.fixture
 def arguments(scripts, digits, monkeypatch, tmp_path):
+    import references
     import zero_loss
 
-    monkeypatch.setattr(zero_loss, "trained", lambda *_: digits)
+    monkeypatch.setattr(references, "trained", lambda *_: digits)
+    monkeypatch.setattr(references, "path", lambda network, dataset, seed: tmp_path / f"{network}-{dataset}-s{seed}.safetensors")
     monkeypatch.setitem(zero_loss.RECIPES, ("digits-cnn", "digits"), RECIPE)
     # by candidates, not by time: the same on a busy machine
     monkeypatch.setattr(zero_loss, "compress", partial(zero_loss.compress, max_steps=3))
@@ -36,6 +40,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "long": False,
+        "save_reference": False,
     }  # fmt: skip
 
 
@@ -110,11 +115,12 @@ def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(
 
 
 def test_where_nothing_is_trained_the_reference_is_the_network_as_trained(arguments, monkeypatch):
+    import references
     import zero_loss
 
     monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3))
     more = {"method": "untrained", "drops": [5.0, 0.5]}
-    monkeypatch.setattr(zero_loss, "recover", lambda *_, **__: pytest.fail("the dense network was trained"))
+    monkeypatch.setattr(references, "recover", lambda *_, **__: pytest.fail("the dense network was trained"))
     monkeypatch.setattr(zero_loss, "arguments", lambda: type("Args", (), arguments | more))
     zero_loss.main()
     found = read_records(arguments["out"])
@@ -124,6 +130,25 @@ def test_where_nothing_is_trained_the_reference_is_the_network_as_trained(argume
         assert setting["reference"] == "as trained" and setting["recovery"] == "none" and setting["dense_rounds"] == [0, 0]
         assert record["baseline"]["metric_val"] - record["metric_val"] <= setting["max_drop"] / 100
         assert all(plan.startswith("RateQuantize") for plan in setting["plan"].values()) and setting["plan"]
+
+
+def test_a_reference_that_was_kept_is_not_trained_again(arguments, monkeypatch, capsys):
+    import references
+    import zero_loss
+
+    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=2))
+    trainings = []
+    monkeypatch.setattr(references, "recover", lambda *of, **how: trainings.append(of[4]) or recover(*of, **how))
+    args = SimpleNamespace(**arguments | {"save_reference": True, "work": None})
+    first = zero_loss.Study(args)
+    assert [how.epochs for how in trainings] == 2 * [first.rounds]
+    again = zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False}))
+    assert len(trainings) == 2 and again.start == first.start and again.accuracy == first.accuracy
+    weights = first.reference.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in again.reference.state_dict().items())
+    # of another training it is left aside, and said so
+    zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "repeat": 1}))
+    assert len(trainings) == 4 and "has had another training" in capsys.readouterr().out
 
 
 def test_long_trainings_of_a_network_without_a_recovery_are_refused(arguments):
