@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from taut.layers import CONVOLUTIONS, Layer, batch_size, evaluating
 from taut.objective import batches_of, call_batch, inputs_of
 
 KINDS = ("linear", "conv", "hf_conv1d")
+WHOLE, ROWS = 64, 512
+"""For each input of a layer: rows that are all taken, and about how many more are taken of the positions after that. Neighbouring
+positions say much the same, and their product is most of the work."""
 
 
 def input_moments(model: nn.Module, data: Iterable, layers: dict[str, Layer], *, samples: int = 2048) -> dict[str, Tensor]:
@@ -22,7 +26,8 @@ def input_moments(model: nn.Module, data: Iterable, layers: dict[str, Layer], *,
     .. math:: C = \mathbb{E}\, x x^T
 
     over up to ``samples`` inputs of ``data`` and all positions; ``x (n,)`` is a row of inputs or, for a convolution, an unfolded
-    patch in the order of ``weight[0].flatten()``, so that ``E ||(W - V) x||^2 = tr((W - V) C (W - V)^T)``. Seen by hooks in
+    patch in the order of ``weight[0].flatten()``, so that ``E ||(W - V) x||^2 = tr((W - V) C (W - V)^T)``. Where there are many
+    more positions than ``n`` asks for, convolutions are looked at in some of them, drawn anew for every sample. Seen by hooks in
     evaluation mode. Left out: embeddings, recurrent weights, grouped convolutions, and layers that did not run.
 
     Example:
@@ -32,14 +37,17 @@ def input_moments(model: nn.Module, data: Iterable, layers: dict[str, Layer], *,
         (torch.Size([4, 4]), [1.0])
     """
     sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
+    draw = torch.Generator().manual_seed(0)
 
     def seen(name: str, module: nn.Module, x: Tensor) -> None:
-        rows = patches(module, x) if isinstance(module, CONVOLUTIONS) else x.reshape(-1, x.shape[-1])
+        n = module.weight[0].numel()
+        most = inf if counts.get(name, 0) < WHOLE * n else ROWS * n / samples
+        rows, share = _rows(module, x, most, draw)
         rows = rows.float() if rows.itemsize < 4 else rows  # a batch in single precision, which takes half the time
         product = rows.T @ rows
-        sums[name] = sums.get(name, 0) + (product.cpu() if product.device.type == "mps" else product).double()
-        counts[name] = counts.get(name, 0) + len(rows)
+        sums[name] = sums.get(name, 0) + (product.cpu() if product.device.type == "mps" else product).double() / share
+        counts[name] = counts.get(name, 0) + len(rows) / share
 
     handles = [
         layer.module.register_forward_pre_hook(
@@ -69,8 +77,23 @@ def _run(model: nn.Module, data: Iterable, samples: int) -> None:
             return
 
 
+def _rows(module: nn.Module, x: Tensor, most: float, draw: torch.Generator) -> tuple[Tensor, float]:
+    """What the weight is multiplied with, a row each; of a convolution at ``most`` positions, and what share that is of them."""
+    if not isinstance(module, CONVOLUTIONS):
+        return x.reshape(-1, x.shape[-1]), 1.0
+    view, spatial = _unfolded(module, x), len(module.kernel_size)
+    positions = view.shape[2 : 2 + spatial]
+    if positions.numel() <= most:
+        return _flat(view, spatial), 1.0
+    # others in every sample; with the axis of channels between the indices, theirs come first: (samples, some, in, *kernel)
+    some = torch.randint(positions.numel(), (len(view), ceil(most)), generator=draw).to(x.device)
+    samples = torch.arange(len(view), device=x.device)[:, None]
+    rows = view[(samples, slice(None), *torch.unravel_index(some, positions))]
+    return rows.reshape(-1, rows.shape[2:].numel()), some.shape[1] / positions.numel()
+
+
 def patches(conv: Any, x: Tensor) -> Tensor:
-    """The unfolded patches of a convolution's input, padding included: ``(positions, in * kernel)``.
+    """The unfolded patches of a convolution's input, padding included: ``(samples * positions, in * kernel)``.
 
     Example:
         >>> conv = nn.Conv2d(3, 5, (2, 3), stride=(1, 2), padding=1, dilation=(2, 1), bias=False)
@@ -79,6 +102,11 @@ def patches(conv: Any, x: Tensor) -> Tensor:
         >>> torch.allclose(product, conv(x).movedim(1, -1).reshape(-1, 5), atol=1e-5)
         True
     """
+    return _flat(_unfolded(conv, x), len(conv.kernel_size))
+
+
+def _unfolded(conv: Any, x: Tensor) -> Tensor:
+    """The patches as a view: ``(samples, in, *positions, *kernel)``."""
     spatial = len(conv.kernel_size)
     if x.dim() == spatial + 1:  # an input without the axis of samples
         x = x.unsqueeze(0)
@@ -86,5 +114,9 @@ def patches(conv: Any, x: Tensor) -> Tensor:
     x = functional.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
     for axis, (size, stride, step) in enumerate(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)):
         x = x.unfold(2 + axis, (size - 1) * step + 1, stride)[..., ::step]
-    # (samples, in, *positions, *kernel) -> (samples, *positions, in, *kernel)
-    return x.movedim(1, 1 + spatial).reshape(-1, conv.in_channels * x.shape[-spatial:].numel())
+    return x
+
+
+def _flat(view: Tensor, spatial: int) -> Tensor:
+    """``(samples, in, *positions, *kernel)`` with ``spatial`` axes of the kernel, a row for each sample and position."""
+    return view.movedim(1, -1 - spatial).reshape(-1, view.shape[1] * view.shape[-spatial:].numel())

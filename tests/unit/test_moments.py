@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from taut import moments
 from taut.apply import apply
 from taut.compressors import Chain, Codebook, LowRank, Prune
 from taut.compressors.base import Stats
@@ -59,6 +60,26 @@ def test_moments_are_means_over_inputs_and_positions():
     assert not model[0]._forward_pre_hooks
     half = input_moments(model, batches(), find_layers(model), samples=32)
     assert near(half["0"], rows[: len(rows) // 2].T @ rows[: len(rows) // 2] * 2 / len(rows))
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_of_many_positions_some_say_as_much_and_every_batch_counts_alike(name, monkeypatch):
+    """The first batch is a tenth as large as the others, which are the ones that are sampled."""
+    conv, shape = CONVOLUTIONS[name]
+    draw = torch.Generator().manual_seed(2)
+    data = [(1 + torch.randn(40, *shape[1:], generator=draw)) * (1.0 if i else 0.1) for i in range(30)]
+    model, n = nn.Sequential(copy.deepcopy(conv)), conv.weight[0].numel()
+    rows = torch.cat([patches(conv, x) for x in data]).double()
+    expected = rows.T @ rows / len(rows)
+    monkeypatch.setattr(moments, "WHOLE", 1)
+    monkeypatch.setattr(moments, "ROWS", len(rows) // (4 * n))
+    seen = []
+    monkeypatch.setattr(moments, "_rows", lambda *of, rows=moments._rows: seen.append(rows(*of)) or seen[-1])
+    found = input_moments(model, data, find_layers(model), samples=1200)["0"]
+    assert sum(len(some) for some, _ in seen) < 0.6 * len(rows)
+    assert (found - expected).norm() < 0.1 * expected.norm()
+    assert not torch.equal(found, expected)
 
 
 def test_what_is_not_seen_is_left_out():
