@@ -1,6 +1,7 @@
 """The gradual stage in the search."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 
 from taut import load, save
 from taut.budget import Budget, Gradual, Recovery, compress, gradual, squeeze
+from taut.budget.compress import _setup
 from taut.budget.gradual import Remover, _removable, narrower, shared
 from taut.compressors import Quantize
+from taut.compressors.coded import free_parameters
 from taut.compressors.pool import Pool, PooledLinear
 from taut.errors import TautError
 from taut.layers import find_layers
@@ -151,3 +154,22 @@ def test_a_size_is_trained_on_gently_and_keeps_its_weights(runs, monkeypatch, tm
     assert rounds == [(12, LONG.lr, 0.75, False), share, (3, LONG.lr / 4, LONG.hold, False), share]
     before, first, second = ([row.nonzeros for row in point.ledger.rows if "weight" in row.name] for point in result.curve)
     assert first == second and sum(first) < 0.9 * sum(before)
+
+
+def test_shared_values_are_trained_only_where_that_is_better(monkeypatch):
+    train, val = blobs(0), blobs(0)[:2]
+    net, found = network(0, train), {}
+    setup = _setup(net, net, train, val, Budget(loss_increase=0.0), "bytes", (None, None), replace(LONG, epochs=400), 0, inf)
+    for factor in (1.0, -1.0, 1.1):  # nothing trained; the wrong way round; surer of what is mostly right
+
+        def trained(setup, model, how, seed, watch, factor=factor):
+            assert how.epochs == gradual.SHARING
+            last = list(find_layers(model).values())[-1].module
+            with torch.no_grad():
+                for values in free_parameters(last, "weight"):
+                    values.mul_(factor)
+            watch(1.0)
+
+        monkeypatch.setattr(gradual, "train_round", trained)
+        found[factor] = gradual.share(setup, net, shared(net, 16), seed=0).evaluation.loss
+    assert found[-1.0] == found[1.0] > found[1.1]
