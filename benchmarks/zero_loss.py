@@ -87,7 +87,7 @@ class Study:
         self.args, self.how = args, replace(RECOVERY[args.network], precision=args.precision)
         self.rounds = 0 if args.method == "untrained" else DENSE.get(args.network, 1) * self.how.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
-        args.augment = args.augment or (recipe["augment"] if args.method == "default" else "affine")
+        args.augment = args.augment or ("affine" if METHODS[args.method] and self.rounds else recipe["augment"])
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment, repeat=args.repeat)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
