@@ -39,6 +39,14 @@ def path(network: str, dataset: str, seed: int = 0) -> Path:
     return HERE / "baselines" / f"{network}-{dataset}-s{seed}.safetensors"
 
 
+def save(model: torch.nn.Module, target: Path, told: dict[str, str] | None = None) -> None:
+    """Write the weights, whole or not at all, with what is ``told`` of them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, target.with_suffix(".part"), metadata=told)
+    os.replace(target.with_suffix(".part"), target)
+
+
 def trained(network: str, dataset: str, seed: int = 0) -> torch.nn.Module:
     """The committed baseline, in evaluation mode."""
     model = build(network, seed)
@@ -116,11 +124,9 @@ def main() -> None:
 def keep(
     model: torch.nn.Module, splits: Splits, options: argparse.Namespace, recipe: dict, others: dict, seconds: float,
 ) -> None:  # fmt: skip
-    """Write the weights, whole or not at all, and the record; ``others``: settings in place of the recipe's."""
+    """Write the weights and the record; ``others``: settings in place of the recipe's."""
     target = path(options.network, options.dataset, options.seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, target.with_suffix(".part"))
-    os.replace(target.with_suffix(".part"), target)
+    save(model, target)
     command = [
         "python benchmarks/baselines.py",
         options.network,

@@ -6,15 +6,14 @@ from there when a search of studies ``zero-loss`` or ``records`` has the same.
 
 import argparse
 import copy
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
-from baselines import path, trained
+from baselines import path, save, trained
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from taut.bench.data import Split
@@ -68,7 +67,7 @@ class Dense:
         seed = self.args.seed + turn
         recover(model, before, self.train, Objective(), replace(self.how, epochs=self.rounds), seed=seed, deadline=inf)
         if file is not None:
-            _save(model, file)
+            save(model, file)
         return model
 
     def _file(self) -> Path:
@@ -89,12 +88,4 @@ class Dense:
         return told["start"], model.eval()
 
     def _write(self, found: Reference) -> None:
-        _save(found[1], self._file(), {"training": self.training, "start": found[0]})
-
-
-def _save(model: nn.Module, file: Path, told: dict[str, str] | None = None) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, file.with_suffix(".part"), metadata=told)
-    os.replace(file.with_suffix(".part"), file)
+        save(found[1], self._file(), {"training": self.training, "start": found[0]})
