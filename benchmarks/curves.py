@@ -72,12 +72,20 @@ FIGURES: dict[str, tuple[str, dict[str, Any]]] = {
 def last_search(study: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The records to draw; of searches that were recorded again and again, each network's last."""
     records = matching(read_records(HERE / "results" / f"{study}.jsonl"), settings.get("only", {}))
+    if study.endswith("-curves"):
+        return [_apart(record) for record in records]
     last: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         if record.get("step") == 0:
             last.pop(record["network"], None)
         last.setdefault(record["network"], []).append(record)
     return [record for found in last.values() for record in found]
+
+
+def _apart(record: dict[str, Any]) -> dict[str, Any]:
+    """A point of a search, not to be taken for one of another search that has the same settings: a curve for each way."""
+    setting = record["setting"]
+    return record | {"method": f"{setting['methods']}, {record['method']}", "setting": setting | {"bytes": record["bytes"]}}
 
 
 def main() -> None:
