@@ -79,6 +79,15 @@ def check_half_shifted(augment: Callable, by: int) -> None:
     assert len(torch.unique(out[~moved], dim=0)) == int((~moved).sum())
 
 
+def check_own_image(augment: Callable) -> None:
+    """Each image comes from the one in its place: of images of one brightness each, the middle stays as bright."""
+    values = torch.arange(1.0, 65.0)
+    x = values[:, None, None, None].expand(64, 2, 15, 15).contiguous()
+    out = augment(x, torch.zeros(2, 1, 1), torch.Generator().manual_seed(8))
+    assert out.shape == x.shape
+    assert torch.allclose(out[:, :, 7, 7], values[:, None].expand(64, 2), rtol=1e-4), "images have changed places"
+
+
 def check_middle(middle: Middle, shape: tuple[int, int, int, int], side: int) -> None:
     """As many pixels, one by one, as there are, none nearer to one edge than to the other by more than one."""
     x = torch.arange(float(torch.Size(shape).numel())).reshape(shape)

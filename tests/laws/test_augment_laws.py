@@ -1,6 +1,6 @@
 import pytest
 import torch
-from laws.augment_laws import check_affine, check_half_shifted, check_middle, check_move, check_only_moves
+from laws.augment_laws import check_affine, check_half_shifted, check_middle, check_move, check_only_moves, check_own_image
 
 from taut.bench.augment import AUGMENTATIONS, middle, move
 
@@ -23,6 +23,11 @@ def test_every_augmentation_is_under_the_law():
 @pytest.mark.parametrize("name", ["affine", "affine-or-shift"])
 def test_affine_turns_scales_and_moves(name):
     check_affine(AUGMENTATIONS[name], turn=10.0, scale=0.1, by=1.5)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_no_image_takes_the_place_of_another(name):
+    check_own_image(AUGMENTATIONS[name])
 
 
 def test_half_of_the_images_are_only_moved():

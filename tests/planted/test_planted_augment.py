@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from laws.augment_laws import check_affine, check_half_shifted, check_middle, check_move, check_only_moves
+from laws.augment_laws import check_affine, check_half_shifted, check_middle, check_move, check_only_moves, check_own_image
 
 from taut.bench.augment import affine, affine_or_shift, flip_crop, middle, move, shift
 
@@ -84,3 +84,16 @@ def test_broken_middles_are_caught(broken):
 def test_broken_halves_are_caught(broken):
     with pytest.raises(AssertionError):
         check_half_shifted(broken, 1)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda x, fill, random: affine_or_shift(x.flip(0), fill, random),
+        lambda x, fill, random: torch.cat([affine(x[::2], fill, random), shift(x[1::2], fill, random, by=1)]),
+    ],
+    ids=["backwards", "by kind"],
+)
+def test_images_that_change_places_are_caught(broken):
+    with pytest.raises(AssertionError, match="changed places"):
+        check_own_image(broken)
