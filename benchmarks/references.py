@@ -6,7 +6,7 @@ from there when a search of studies ``zero-loss`` or ``records`` has the same.
 
 import argparse
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -16,13 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from taut.bench.data import Split
+from taut.bench.data import Splits
 from taut.bench.networks import build
-from taut.bench.recipes import evaluate
+from taut.bench.recipes import RECIPES, evaluate, train
 from taut.budget import Recovery
 from taut.budget.recover import recover
 from taut.objective import Objective
 
+NONE = "none"
+"""The augmentation of a study whose images stay as they are."""
 Reference = tuple[str, nn.Module]
 """Which of the trainings is best on validation data, and the network."""
 
@@ -35,7 +37,7 @@ class Dense:
     how: Recovery
     rounds: int
     train: Iterable
-    val: Split
+    splits: Splits
 
     @property
     def training(self) -> str:
@@ -50,22 +52,37 @@ class Dense:
         return found
 
     def _best(self) -> Reference:
-        found = {"as trained": trained(self.args.network, self.args.dataset, self.args.seed)}
+        found = {"as trained": self._first()}
         for turn, name in enumerate(("trained on", "trained on twice") if self.rounds else (), 1):
             found[name] = self._longer(list(found.values())[-1], turn)
-        accuracy = {name: evaluate(model, self.val)[1] for name, model in found.items()}
+        accuracy = {name: evaluate(model, self.splits.val)[1] for name, model in found.items()}
         print(f"validation {accuracy}", flush=True)
         return max(found.items(), key=lambda one: accuracy[one[0]])
 
+    def _first(self) -> nn.Module:
+        """The committed baseline; where images stay as they are one of the same training without augmentation."""
+        args = self.args
+        if args.augment != NONE:
+            return trained(args.network, args.dataset, args.seed)
+        recipe = RECIPES[args.network, args.dataset] | {"augment": None}
+        new = build(args.network, args.seed)
+        return self._kept(0, new, lambda model: train(model, self.splits, seed=args.seed, threads=args.threads, **recipe))
+
     def _longer(self, before: nn.Module, turn: int) -> nn.Module:
         """The network after a long round of recovery; from the work folder if it is there."""
+        how, seed = replace(self.how, epochs=self.rounds), self.args.seed + turn
+        return self._kept(
+            turn, copy.deepcopy(before),
+            lambda model: recover(model, before, self.train, Objective(), how, seed=seed, deadline=inf),
+        )  # fmt: skip
+
+    def _kept(self, turn: int, model: nn.Module, training: Callable[[nn.Module], object]) -> nn.Module:
+        """The network after one training; from the work folder if it is there."""
         file = None if self.args.work is None else self.args.work / f"dense-{turn}.safetensors"
-        model = copy.deepcopy(before)
         if file is not None and file.exists():
             model.load_state_dict(load_file(file))
-            return model
-        seed = self.args.seed + turn
-        recover(model, before, self.train, Objective(), replace(self.how, epochs=self.rounds), seed=seed, deadline=inf)
+            return model.eval()
+        training(model)
         if file is not None:
             save(model, file)
         return model

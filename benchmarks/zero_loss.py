@@ -88,10 +88,11 @@ class Study:
         self.rounds = 0 if args.method == "untrained" else DENSE.get(args.network, 1) * self.how.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         args.augment = args.augment or ("affine" if METHODS[args.method] and self.rounds else recipe["augment"])
-        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=args.augment, repeat=args.repeat)
+        augment = None if args.augment == references.NONE else args.augment
+        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=augment, repeat=args.repeat)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
-        dense = references.Dense(args, self.how, self.rounds, self.train, splits.val)
+        dense = references.Dense(args, self.how, self.rounds, self.train, splits)
         self.start, self.reference = dense.reference()
         self.accuracy = evaluate(self.reference, splits.val)[1]
         print(f"reference: {self.start}, validation {self.accuracy}", flush=True)
@@ -123,7 +124,8 @@ class Study:
                 self.choose(self.search(drop), drop, aim)
             return
         if self.args.long:
-            how = replace(LONG[self.args.network], precision=self.args.precision)
+            how = LONG[self.args.network]
+            how = replace(how, precision=self.args.precision, first=self.args.first or how.first)
             found = self.search(wanted[-1][0], how, whole=True)
             for drop, aim in wanted:
                 self.choose(found, drop, aim)
@@ -183,7 +185,7 @@ def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[fl
 
 def way_of(args: argparse.Namespace) -> str:
     """What was done, as records name it."""
-    return f"{args.method}, long" if args.long else args.method
+    return args.method + args.long * ", long" + (args.augment == references.NONE) * ", images as they are"
 
 
 def parser(text: str, networks: Iterable[str], results: Path) -> argparse.ArgumentParser:
@@ -195,10 +197,11 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--seed", type=int, default=0, help="of the baseline and the search")
     parser.add_argument("--minutes", type=float, help="time limit of a search, in all its runs")
     parser.add_argument("--method", choices=list(METHODS), help="by the network, if not given")
-    parser.add_argument("--augment", choices=list(AUGMENTATIONS), help="of the training after the baseline's")
+    parser.add_argument("--augment", choices=[*AUGMENTATIONS, references.NONE], help="of training from there on")
     parser.add_argument("--repeat", type=int, help="epochs that are augmented differently; then they come again, to save time")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the arithmetic in training")
     parser.add_argument("--long", action="store_true", help="long trainings, for the smallest drop; the others from there")
+    parser.add_argument("--first", type=float, help="part of the dense size that a long search begins with")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--save-reference", action="store_true", help="keep the dense network that was trained on")

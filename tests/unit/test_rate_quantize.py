@@ -1,7 +1,9 @@
 """Rate-aware quantization: against plain rounding at equal error, its mistakes, and the search for one price."""
 
+import copy
 import json
 from itertools import pairwise
+from math import inf
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from torch import nn
 from taut.apply import apply
 from taut.budget import Budget, compress, one_price
 from taut.budget.loss_model import fit
+from taut.budget.trial import Setup, measured, settle
 from taut.codec.files import file_size
 from taut.codec.records import size
 from taut.compressors import Quantize, RateQuantize, Stats, quantize
 from taut.errors import LayerError, TautError
 from taut.layers import bake, find_layers
+from taut.measure import evaluate, reestimate_batchnorm
 from taut.objective import Objective
 
 
@@ -155,3 +159,21 @@ def test_a_budget_of_nothing_ends_the_search_with_the_network_as_it_was():
 def test_other_units_are_not_what_it_is_for(net):
     result = compress(net, val=BATCHES, budget=Budget(metric_drop=0.02), minimize="macs", methods=[RateQuantize()])
     assert len(result.curve.points) == 1 and "costs less (arithmetic)" in result.ledger.row("0.weight").why
+
+
+@pytest.mark.parametrize("off", ["weights", "data"])
+def test_where_nothing_is_trained_averages_are_the_better_of_the_old_and_new_ones(off):
+    data, objective = blobs(count=600), Objective()
+    torch.manual_seed(0)
+    net = trained(nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)), data)
+    reestimate_batchnorm(net, data)
+    before = evaluate(net, data)
+    # what moves all inputs of the norm makes its averages wrong; data that training never had makes new ones wrong
+    train = [(x + 4, y) for x, y in data] if off == "data" else data
+    coded = copy.deepcopy(net)
+    if off == "weights":
+        coded[0].bias.data += torch.linspace(-20, 20, 16)
+    setup = Setup(net, train, data, objective, Budget(metric_drop=0.0), before, lambda _: 1.0, None, seed=0, deadline=inf)
+    assert measured(setup, coded, coded, {}).evaluation.loss < before.loss + 0.05
+    other = settle(setup, copy.deepcopy(coded), anew=off == "data")
+    assert evaluate(other, data).loss > before.loss + 0.2

@@ -12,10 +12,9 @@ from torch import nn
 from taut.budget import Budget, Gradual, Recovery, compress, grids, squeeze
 from taut.budget import looks as looks_at
 from taut.budget.grids import setting
-from taut.budget.looks import rank
 from taut.budget.rate import RateControl
 from taut.budget.search import Progress
-from taut.budget.trial import Trial
+from taut.budget.trial import Trial, rank
 from taut.compressors import Chain, Codebook, Prune
 from taut.compressors.coded import free_parameters
 from taut.errors import TautError

@@ -40,7 +40,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "long": False,
-        "save_reference": False,
+        "save_reference": False, "first": None,
     }  # fmt: skip
 
 

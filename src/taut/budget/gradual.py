@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from taut.apply import apply
 from taut.budget.grids import setting
-from taut.budget.looks import Looks, rank
+from taut.budget.looks import Looks
 from taut.budget.loss_model import fit
-from taut.budget.trial import Plan, Setup, Trial, own_layers, put_all, round_seed, settle, train_round
+from taut.budget.trial import Plan, Setup, Trial, own_layers, put_all, rank, round_seed, settle, train_round
 from taut.compressors.base import Compressor
 from taut.compressors.coded import Factored
 from taut.errors import TautError

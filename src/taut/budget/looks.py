@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from taut.budget.trial import Setup, Trial
+from taut.budget.trial import Setup, Trial, rank
 
 LOOK, LOOKS = 0.6, 12
 """From this part of a training on up to so many epochs' ends are measured."""
@@ -28,12 +28,3 @@ class Looks:
     def best(self) -> Trial:
         """The best end; the network as it is, where no epoch has ended."""
         return max(self.ends or [self.measure()], key=lambda trial: rank(self.setup, trial))
-
-
-def rank(setup: Setup, trial: Trial) -> tuple[bool, float, float]:
-    """What is better among the ends of epochs: the smallest file that is in budget, else the one nearest to it."""
-    found, budget = trial.evaluation, setup.budget
-    if budget.holds(setup.baseline, found):
-        return True, -trial.cost, -found.loss
-    metric = 0.0 if budget.metric_drop is None else found.metric if budget.maximize else -found.metric
-    return False, metric, -found.loss

@@ -74,7 +74,7 @@ class Progress:
     latest: float = 0.0
     """The cost of that."""
     nearest: tuple[bool, float, float] = (False, 0.0, 0.0)
-    """How near the best training at that size was (:func:`taut.budget.looks.rank`)."""
+    """How near the best training at that size was (:func:`taut.budget.trial.rank`)."""
     start: nn.Module | None = None
     """The weights that its next training starts from, where they are not the kept ones."""
     price: float = 0.0

@@ -10,10 +10,9 @@ from typing import Any
 
 from taut.budget import gradual, grids
 from taut.budget.gradual import Gradual
-from taut.budget.looks import rank
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
-from taut.budget.trial import Setup, Trial, own_layers
+from taut.budget.trial import Setup, Trial, own_layers, rank
 from taut.parametrizations import Entropy
 
 log = logging.getLogger(__name__)

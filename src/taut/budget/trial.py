@@ -17,7 +17,7 @@ from taut.budget.recover import Penalty, Project, Recovery, Watch, recover
 from taut.budget.silence import silence
 from taut.compressors.base import Code, Compressor
 from taut.layers import Alias, codes, evaluating, find_layers, put
-from taut.measure import Evaluation, evaluate, reestimate_batchnorm
+from taut.measure import BATCH_NORMS, Evaluation, evaluate, reestimate_batchnorm
 from taut.objective import Objective
 from taut.reparametrize import refuses
 
@@ -58,6 +58,15 @@ class Trial:
     cost: float
 
 
+def rank(setup: Setup, trial: Trial) -> tuple[bool, float, float]:
+    """What is better among candidates: the smallest file that is in budget, else the one nearest to it."""
+    found, budget = trial.evaluation, setup.budget
+    if budget.holds(setup.baseline, found):
+        return True, -trial.cost, -found.loss
+    metric = 0.0 if budget.metric_drop is None else found.metric if budget.maximize else -found.metric
+    return False, metric, -found.loss
+
+
 def densify(model: nn.Module, skeleton: nn.Module) -> nn.Module:
     """A copy of ``skeleton``, the network with plain layers, that holds the decoded weights of ``model``."""
     plain = copy.deepcopy(skeleton)
@@ -96,12 +105,21 @@ def run_trial(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel | Non
         if setup.recovery is not None:
             train_round(setup, trained, setup.recovery, seed)
         present = densify(trained, dense)
-        shipped = ship(setup, present, plan, model, seed)
-        trial = Trial(present, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
+        trial = measured(setup, present, ship(setup, present, plan, model, seed), plan)
         if setup.budget.holds(setup.baseline, trial.evaluation):
             break
         relaxed = trained
     return trial
+
+
+def measured(setup: Setup, present: nn.Module, coded: nn.Module, plan: Plan) -> Trial:
+    """The coded network as it would ship; where nothing was trained, with the averages of its batch norms as training left them
+    or with new ones, whichever is better.
+    """
+    ways = (True,) if setup.recovery is not None or not _averages(coded) else (True, False)
+    shipped = [settle(setup, copy.deepcopy(coded), anew) for anew in ways]
+    found = [Trial(present, m, plan, evaluate(m, setup.val, setup.objective), setup.cost(m)) for m in shipped]
+    return max(found, key=lambda trial: rank(setup, trial))
 
 
 def walk(setup: Setup, dense: nn.Module, plan: Plan, model: LossModel, seed: int) -> nn.Module:
@@ -117,21 +135,26 @@ def _relax(dense: nn.Module, plan: Plan, model: LossModel | None) -> nn.Module:
 
 
 def ship(setup: Setup, present: nn.Module, plan: Plan, model: LossModel | None, seed: int) -> nn.Module:
-    """The coded network: every weight in its set, its free values trained a little, batch norms and vectors finished."""
+    """The coded network: every weight in its set, its free values trained a little."""
     shipped = put_all(present, plan, model)
     tightened = any(method.relaxed() != method for method in plan.values())
     if setup.recovery is not None and tightened:
         train_round(
             setup, shipped, replace(setup.recovery, epochs=max(1, setup.recovery.epochs // 4), lr=setup.recovery.lr / 3), seed
         )
-    return settle(setup, shipped)
+    return shipped
 
 
-def settle(setup: Setup, coded: nn.Module) -> nn.Module:
-    """A coded network as it ships: batch norms re-estimated, vectors on as few bits as the losses of some examples allow, and
-    without entries that do nothing.
+def _averages(model: nn.Module) -> bool:
+    """Whether there are averages of batch norms."""
+    return any(isinstance(m, BATCH_NORMS) and m.track_running_stats for m in model.modules())
+
+
+def settle(setup: Setup, coded: nn.Module, anew: bool = True) -> nn.Module:
+    """A coded network as it ships: batch norms re-estimated, if ``anew``, vectors on as few bits as the losses of some examples
+    allow, and without entries that do nothing.
     """
-    if setup.train is not None:
+    if setup.train is not None and anew:
         reestimate_batchnorm(coded, setup.train)
     coded = silence(coded, setup.val if setup.train is None else setup.train, setup.objective)
     batch = next(iter(setup.val))
