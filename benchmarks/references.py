@@ -25,6 +25,8 @@ from taut.objective import Objective
 
 NONE = "none"
 """The augmentation of a study whose images stay as they are."""
+AS_THEY_ARE = ", images as they are"
+"""The end of the name of such a search, and of a table of them."""
 Reference = tuple[str, nn.Module]
 """Which of the trainings is best on validation data, and the network."""
 

@@ -5,9 +5,9 @@
 In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and ``<!-- end -->``, stands the mean test error of
 each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
 least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
--->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``, and each seed's (of several ways
-the smallest). In ``pull-taut.md``, ``binary.md`` and ``peers.md`` the tables of ``pull_tables.py``, ``binary_tables.py`` and
-``peer_tables.py``; ``any`` stands for every network.
+-->``, or ``…, images as they are -->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``,
+and each seed's (of several ways the smallest). In ``pull-taut.md``, ``binary.md`` and ``peers.md`` the tables of
+``pull_tables.py``, ``binary_tables.py`` and ``peer_tables.py``; ``any`` stands for every network.
 """
 
 import re
@@ -20,6 +20,7 @@ import binary_tables
 import peer_tables
 import pull_tables
 from md_tables import markdown
+from references import AS_THEY_ARE
 
 from taut.records import read_records
 from taut.selection import choose, matching
@@ -72,7 +73,9 @@ def _cell(found: list[Record], column: list[list[Record]]) -> str:
 def chosen(records: Iterable[Record], study: str, network: str, dataset: str) -> str:
     """The table of a study of chosen points, in Markdown: a row an aim."""
     key, told = AIMS[study]
+    dataset, as_they_are = dataset.removesuffix(AS_THEY_ARE), dataset.endswith(AS_THEY_ARE)
     these = [record for record in records if (record["network"], record["dataset"]) == (network, dataset)]
+    these = [record for record in these if record["setting"]["methods"].endswith(AS_THEY_ARE) == as_they_are]
     if not these:
         return "No records yet."
     smallest: dict[tuple[float, int], Record] = {}  # of several ways, all of them within the aim on validation data

@@ -185,7 +185,7 @@ def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[fl
 
 def way_of(args: argparse.Namespace) -> str:
     """What was done, as records name it."""
-    return args.method + args.long * ", long" + (args.augment == references.NONE) * ", images as they are"
+    return args.method + args.long * ", long" + (args.augment == references.NONE) * references.AS_THEY_ARE
 
 
 def parser(text: str, networks: Iterable[str], results: Path) -> argparse.ArgumentParser:

@@ -46,6 +46,9 @@ def test_a_table_of_chosen_points_has_the_median_and_every_seed(scripts):
 
     records = [point(1, 0.5, 90.0, 2000, 0.004), point(0, 0.5, 70.0, 3000, 0.001), point(2, 0.5, 80.0, 2500, 0.002)]
     records = [*records, point(1, 0.5, 10.0, 9000, 0.0, "a larger file"), point(0, 0.0, 40.0, 9000, 0.0)]
+    records.append(point(1, 0.5, 99.0, 100, 0.0, "now, images as they are"))
+    *_, other = tables.chosen(records, "zero-loss", "net", "data, images as they are").splitlines()
+    assert other.startswith("| 0.5 | 99 | 100 |")
     *_, row = tables.chosen(records, "zero-loss", "net", "data").splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:3] == ["0.5", "80 <small>70–90</small>", "2,500 <small>2,000–3,000</small>"]

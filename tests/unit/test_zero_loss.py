@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from taut.bench.data import load
 from taut.bench.networks import build
@@ -105,11 +106,12 @@ def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(
     import zero_loss
 
     study, begun, chosen = object.__new__(zero_loss.Study), [], []
-    study.args, study.rounds = SimpleNamespace(long=True, network="lenet-300-100", precision="bfloat16"), 120
+    args = {"long": True, "network": "lenet-300-100", "precision": "bfloat16", "first": 0.01}
+    study.args, study.rounds = SimpleNamespace(**args), 120
     study.search = lambda drop, how=None, whole=False: begun.append((drop, how, whole)) or f"search of {drop:g}"
     study.choose = lambda *what: chosen.append(what)
     study.deliver([(0.1, {"max_drop": 0.1}), (0.0, {"max_drop": 0.0})])
-    how = replace(zero_loss.LONG["lenet-300-100"], precision="bfloat16")
+    how = replace(zero_loss.LONG["lenet-300-100"], precision="bfloat16", first=0.01)
     assert begun == [(0.0, how, True)]
     assert chosen == [("search of 0", 0.1, {"max_drop": 0.1}), ("search of 0", 0.0, {"max_drop": 0.0})]
 
@@ -149,6 +151,20 @@ def test_a_reference_that_was_kept_is_not_trained_again(arguments, monkeypatch, 
     # of another training it is left aside, and said so
     zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "repeat": 1}))
     assert len(trainings) == 4 and "has had another training" in capsys.readouterr().out
+
+
+def test_images_as_they_are_have_a_baseline_of_their_own(arguments, digits, monkeypatch):
+    import zero_loss
+
+    monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=2))
+    plain = train(build("digits-cnn"), load("digits"), seed=0, threads=1, **RECIPE | {"augment": None}).state_dict()
+    assert not all(torch.equal(tensor, plain[name]) for name, tensor in digits.state_dict().items())
+    args = SimpleNamespace(**arguments | {"augment": "none", "long": True})
+    assert zero_loss.way_of(args) == "default, long, images as they are"
+    study = zero_loss.Study(SimpleNamespace(**vars(args) | {"long": False}))
+    assert study.train.augment is None
+    before = load_file(arguments["work"] / "dense-0.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.items())
 
 
 def test_long_trainings_of_a_network_without_a_recovery_are_refused(arguments):
