@@ -64,7 +64,7 @@ class Dense:
     def _first(self) -> nn.Module:
         """The committed baseline; where images stay as they are one of the same training without augmentation."""
         args = self.args
-        if args.augment != NONE:
+        if args.augment != NONE or not self.rounds:
             return trained(args.network, args.dataset, args.seed)
         recipe = RECIPES[args.network, args.dataset] | {"augment": None}
         new = build(args.network, args.seed)

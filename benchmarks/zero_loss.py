@@ -54,10 +54,10 @@ RECOVERY = {
     "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
 }
 LONG = {
-    "lenet-300-100": Recovery(epochs=200, lr=6e-3, mix=False, first=0.0155),
-    "lenet-5-caffe": Recovery(epochs=30, lr=4e-3, mix=False, first=0.006),
+    "lenet-300-100": Recovery(epochs=200, lr=6e-3, mix=False, first=0.0119),
+    "lenet-5-caffe": Recovery(epochs=30, lr=4e-3, mix=False, first=0.004),
 }
-"""With ``--long``: straight to about a hundredth of the size, and to a hundred and seventieth."""
+"""With ``--long``: straight to about a hundredth of the size, and to a three hundredth."""
 METHODS: dict[str, list[Method]] = {
     "default": [], "gradual": [Gradual()], "narrowed": [Shrink(keep=0.5, step=0.5), Gradual()],
     "pooled": [Gradual(within={"fc1": Pool(by=2)})], "untrained": [RateQuantize(by="loss")],
@@ -185,7 +185,8 @@ def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[fl
 
 def way_of(args: argparse.Namespace) -> str:
     """What was done, as records name it."""
-    return args.method + args.long * ", long" + (args.augment == references.NONE) * references.AS_THEY_ARE
+    trained_so = args.augment == references.NONE and args.method != "untrained"
+    return args.method + args.long * ", long" + trained_so * references.AS_THEY_ARE
 
 
 def parser(text: str, networks: Iterable[str], results: Path) -> argparse.ArgumentParser:

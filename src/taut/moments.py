@@ -80,6 +80,7 @@ def _run(model: nn.Module, data: Iterable, samples: int) -> None:
 def _rows(module: nn.Module, x: Tensor, most: float, draw: torch.Generator) -> tuple[Tensor, float]:
     """What the weight is multiplied with, a row each; of a convolution at ``most`` positions, and what share that is of them."""
     if not isinstance(module, CONVOLUTIONS):
+        x = module.read(x) if hasattr(module, "read") else x  # a layer that puts its inputs together first
         return x.reshape(-1, x.shape[-1]), 1.0
     view, spatial = _unfolded(module, x), len(module.kernel_size)
     positions = view.shape[2 : 2 + spatial]

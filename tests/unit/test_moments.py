@@ -10,6 +10,7 @@ from taut import moments
 from taut.apply import apply
 from taut.compressors import Chain, Codebook, LowRank, Prune
 from taut.compressors.base import Stats
+from taut.compressors.pool import Pool
 from taut.errors import BudgetError, LayerError, TautError
 from taut.layers import find_layers
 from taut.moments import input_moments, patches
@@ -80,6 +81,14 @@ def test_of_many_positions_some_say_as_much_and_every_batch_counts_alike(name, m
     assert sum(len(some) for some, _ in seen) < 0.6 * len(rows)
     assert (found - expected).norm() < 0.05 * expected.norm()
     assert not torch.equal(found, expected)
+
+
+def test_a_layer_that_sums_its_inputs_first_is_told_of_the_sums():
+    x = torch.rand(50, 1, 4, 4)
+    net = nn.Sequential(nn.Flatten(), apply(nn.Sequential(nn.Linear(16, 3)), {"0": Pool(by=2)}))
+    sums = nn.functional.avg_pool2d(x, 2).flatten(1).double() * 4
+    (moments,) = input_moments(net, [x], find_layers(net)).values()
+    assert torch.allclose(moments, sums.T @ sums / 50, rtol=1e-5)
 
 
 def test_what_is_not_seen_is_left_out():

@@ -75,7 +75,7 @@ class Tied(nn.Module):
         return self.out(self.second(self.first(x).relu()).relu())
 
 
-@pytest.mark.parametrize("method", [Entropy(), Gradual(values=8)], ids=str)
+@pytest.mark.parametrize("method", [Entropy(), Gradual()], ids=str)
 def test_a_shared_weight_is_left_to_the_search_by_layers(method):
     train, val = blobs(0), blobs(0)[:2]
     chain = Chain(Prune(by="fisher"), Codebook(k=8, keep_zero=False))
@@ -87,7 +87,7 @@ def test_a_shared_weight_is_left_to_the_search_by_layers(method):
     assert result.model.first.weight is not None and torch.equal(result.model.first.weight, result.model.second.weight)
 
 
-@pytest.mark.parametrize("method", [Entropy(), Gradual(values=8)], ids=str)
+@pytest.mark.parametrize("method", [Entropy(), Gradual()], ids=str)
 def test_frozen_weights_stay_frozen(method):
     train, val = blobs(0), blobs(0)[:2]
     net = network(0, train)

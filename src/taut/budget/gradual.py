@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,22 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from taut.apply import apply
-from taut.budget.grids import setting
-from taut.budget.looks import Looks
-from taut.budget.loss_model import fit
-from taut.budget.trial import Plan, Setup, Trial, own_layers, put_all, rank, round_seed, settle, train_round
+from taut.budget.priced import priced
+from taut.budget.trial import Setup, Trial, own_layers, round_seed, train_round
 from taut.compressors.base import Compressor
 from taut.compressors.coded import Factored
 from taut.errors import TautError
 from taut.layers import Layer, find_layers
-from taut.measure import evaluate
 from taut.numeric.significance import beside, log_odds
 from taut.objective import inputs_of
 from taut.shrink import remove_zeros
 
-BITS_OF_BIAS = 7
-"""Of a bias that stays."""
-BYTES_PER_WEIGHT = 1.1
+BITS_OF_VALUE, BITS_OF_BIAS = 3.5, 7.0
+"""Of a weight's value, without its place, and of a bias, that stay."""
+BYTES_PER_WEIGHT = 0.66
 """Of a weight that stays, before a file says better: its place and its value."""
 EVERY = 1e-3
 """The part of the training between two removals: many small ones, so that others can take over."""
@@ -36,8 +32,6 @@ MEMORY = 0.998
 """How much of the mean squared gradient a step keeps: less is noise, which removes the wrong weights."""
 AGAIN = 20
 """Removals between two looks at what the places cost."""
-SHARING = 20
-"""The most epochs in which shared values are trained: there are few of them, and they begin close to their best."""
 WIDTHS = 8
 """What widths are multiples of: runtimes take longer for 63 channels than for 64."""
 
@@ -46,32 +40,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gradual:
-    """Remove weights gradually during training, and put the rest on shared values: part of ``methods`` for :func:`taut.compress`.
+    """Remove weights gradually during training, and put the rest on grids: part of ``methods`` for :func:`taut.compress`.
 
     What goes next are the weights with the least ``w^2 E[g^2]`` over what they take in the file: the diagonal Fisher estimate of
     the loss of removing them (Theis et al. 2018, arXiv 1801.05787, eq. 8), taken as the training goes, for each bit. All layers
     are one ranking, biases too. The number of weights falls geometrically up to the part ``until`` of the training, at a full
     learning rate; then those that are left are trained as it falls. A weight costs less beside others, and in rows and columns
-    that have many (:func:`taut.numeric.significance.log_odds`). Each layer's weights then share ``values`` values, by
-    Fisher-weighted k-means, which are trained. Neurons and filters that nothing reads any more, or that read nothing, go. Rounds
-    of recovery should be long: 30 epochs and more.
+    that have many (:func:`taut.numeric.significance.log_odds`). Neurons and filters that nothing reads any more, or that read
+    nothing, go. Then all layers are put on grids at the highest price of a bit that the budget allows (:class:`RateQuantize`),
+    which costs less than values that they share (``docs/decisions.md``). Rounds of recovery should be long: 30 epochs and more.
 
     ``within``: layers, by name or pattern, that are first put into a set, and the parts of their codes take the weight's place:
-    with :class:`taut.compressors.Pool` blocks of inputs are removed and share values, not single inputs, each at the cost of one
+    with :class:`taut.compressors.Pool` blocks of inputs are removed and put on grids, not single inputs, each at the cost of one
     place in the file.
 
     Example:
-        >>> Gradual(values=8)
-        Gradual(values=8, until=0.75, within={})
+        >>> Gradual(until=0.5)
+        Gradual(until=0.5, within={})
     """
 
-    values: int = 16
     until: float = 0.75
     within: Mapping[str, Compressor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.values < 1 or not 0.1 <= self.until < 1:
-            raise TautError(f"{self}: give at least 1 value, and until from 0.1 to below 1")
+        if not 0.1 <= self.until < 1:
+            raise TautError(f"{self}: give until from 0.1 to below 1")
 
 
 class Remover:
@@ -137,7 +130,7 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     layers = {name: layer for name, layer in find_layers(model).items() if name in names}
     weights = _removable(layers)
     count = round(target / (price or BYTES_PER_WEIGHT))
-    remover = Remover(weights, count, how.until, math.log2(how.values))
+    remover = Remover(weights, count, how.until, BITS_OF_VALUE)
     seed, recovery = round_seed(setup, step, 0), setup.recovery
     if remover.removes:
         recovery = replace(recovery, hold=how.until)
@@ -146,27 +139,8 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     train_round(setup, model, recovery, seed, project=remover)
     model = narrower(model, inputs_of(next(iter(setup.val))))
     weights = _removable({name: layer for name, layer in find_layers(model).items() if name in names})
-    plan = shared(model, how.values)
-    trial = share(setup, model, plan, seed)
+    trial = priced(setup, model, target)
     return trial, trial.cost / max(1, sum(int((w != 0).sum()) for w in weights))
-
-
-def share(setup: Setup, model: nn.Module, plan: Plan, seed: int) -> Trial:
-    """The network with its weights on shared values, these trained for a fourth of a round: the best of its last epochs, or the
-    network before that.
-    """
-    assert setup.recovery is not None
-    coded = put_all(model, plan, fit(model, setup.train or [], setup.objective, seed=setup.seed))
-
-    def measured() -> Trial:
-        shipped = settle(setup, copy.deepcopy(coded))
-        return Trial(model, shipped, plan, evaluate(shipped, setup.val, setup.objective), setup.cost(shipped))
-
-    before = measured()
-    how = replace(setup.recovery, epochs=min(SHARING, max(1, setup.recovery.epochs // 4)), lr=setup.recovery.lr / 3)
-    looks = Looks(setup, measured, how.epochs)
-    train_round(setup, coded, how, seed, watch=looks)
-    return max(before, looks.best(), key=lambda trial: rank(setup, trial))
 
 
 def _begin(dense: nn.Module, how: Gradual) -> nn.Module:
@@ -198,9 +172,3 @@ def _removable(layers: dict[str, Layer]) -> list[nn.Parameter]:
     found = [getattr(layer.module, layer.parameter) for layer in layers.values()]
     found += [bias for layer in layers.values() if (bias := getattr(layer.module, "bias", None)) is not None]
     return [w for w in found if w.requires_grad]
-
-
-def shared(model: nn.Module, values: int) -> Plan:
-    """What stores the nonzero weights of each layer on so many values, trained ones."""
-    layers = find_layers(model)
-    return {name: setting(layers[name].weight.detach(), values, by="fisher") for name in own_layers(model)}

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import torch
 from torch import nn
 
-from taut.budget.loss_model import LossModel, fit
+from taut.budget.loss_model import LossModel
+from taut.budget.priced import at_price, first_price, following, what_is_known
 from taut.budget.recover import OutOfTime
 from taut.budget.search import Observer, Progress, Step
 from taut.budget.trial import Setup, run_trial
 from taut.compressors import RateQuantize
-from taut.layers import find_layers
 
 log = logging.getLogger(__name__)
 
-FIRST, FIRST_BY_MAGNITUDE = 2.0**-11, 0.05
-"""The first price of a bit: by loss as a part of the mean over weights of ``h w^2 / 2``, what one weight is worth."""
 WIDE, CLOSE = 8.0, 1.2
 """Prices go up or down by this factor until one is kept and one fails; then by halves of their ratio, down to this one."""
 
@@ -33,7 +30,7 @@ def raise_price(setup: Setup, how: RateQuantize, progress: Progress, observe: Ob
     try:
         while not progress.priced and setup.goes_on(progress.step):
             if known is None or not _same(known[0], progress.kept.dense):
-                known = progress.kept.dense, _model(setup, how, progress.kept.dense)
+                known = progress.kept.dense, what_is_known(setup, how, progress.kept.dense)
             _try(setup, how, progress, known[1], observe)
     except OutOfTime:
         log.info("the time limit came while the price of a bit was raised; what was kept before stands")
@@ -46,19 +43,11 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
     return one is other or all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
 
 
-def _model(setup: Setup, how: RateQuantize, dense: nn.Module) -> LossModel:
-    if not how.needs_stats():
-        return LossModel({})
-    data = setup.train if setup.train is not None else setup.val
-    return fit(dense, data, setup.objective, seed=setup.seed, inputs=True)
-
-
 def _try(setup: Setup, how: RateQuantize, progress: Progress, model: LossModel, observe: Observer) -> None:
     before, dense = progress.kept, progress.kept.dense
     low, high = progress.prices
-    price = (low * high) ** 0.5 if low and high else low * WIDE or high / WIDE or _first(how, dense, model)
-    method = replace(how, price=price)
-    plan = {name: method for name, layer in find_layers(dense).items() if method.refuses(layer) is None}
+    price = following(low, high, first_price(how, dense, model), WIDE)
+    plan = at_price(how, dense, price)
     progress.step += 1
     trial = run_trial(setup, dense, plan, model, progress.step)
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
@@ -72,12 +61,3 @@ def _try(setup: Setup, how: RateQuantize, progress: Progress, model: LossModel, 
     progress.prices = low, high
     progress.priced = not smaller or finest and not low or bool(low and high) and high <= CLOSE * low
     observe(Step(progress.step, trial, 0.0, measured, error, 0.0, holds and smaller), progress)
-
-
-def _first(how: RateQuantize, dense: nn.Module, model: LossModel) -> float:
-    """A price that is likely to be near the right one."""
-    if not model.curvature:
-        return FIRST_BY_MAGNITUDE
-    weights = {name: layer.weight.detach().double() for name, layer in find_layers(dense).items()}
-    worth = sum(float((model.curvature[n].double() * w.square()).sum()) / 2 for n, w in weights.items() if n in model.curvature)
-    return FIRST * worth / sum(w.numel() for w in weights.values()) or FIRST

@@ -79,12 +79,16 @@ class PooledLinear(nn.Linear):
         self.channels, self.side, self.by = channels, side, by
 
     def forward(self, input: Tensor) -> Tensor:
+        return linear(self.read(input), self.weight, self.bias)
+
+    def read(self, input: Tensor) -> Tensor:
+        """What the weight is multiplied with: the sums of the blocks."""
         maps = input.reshape(-1, self.channels, self.side, self.side)
         short = -self.side % self.by
         if short:
             maps = nn.functional.pad(maps, (0, short, 0, short))
         sums = avg_pool2d(maps, self.by) * self.by**2
-        return linear(sums.reshape(*input.shape[:-1], self.in_features), self.weight, self.bias)
+        return sums.reshape(*input.shape[:-1], self.in_features)
 
 
 @dataclass(frozen=True)
