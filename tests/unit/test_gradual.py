@@ -152,7 +152,7 @@ def test_a_size_is_trained_on_gently_and_keeps_its_weights(runs, monkeypatch, tm
 
 
 @pytest.mark.parametrize("holds_to", [0.02, 0.9, 7.0, 60.0], ids=lambda price: f"in budget up to {price}")
-@pytest.mark.parametrize("aimed_at", [300.0, 1000.0, 1e6], ids=lambda size: f"{size:g} bytes")
+@pytest.mark.parametrize("aimed_at", [150.0, 300.0, 1000.0, 1e6], ids=lambda size: f"{size:g} bytes")
 def test_the_price_is_the_highest_in_budget_or_that_of_the_size_aimed_at(holds_to, aimed_at, monkeypatch):
     """Files of ``1000 / price^(1/4)`` bytes, which lose more and more: at the price ``holds_to`` all that is allowed."""
 
@@ -168,27 +168,30 @@ def test_the_price_is_the_highest_in_budget_or_that_of_the_size_aimed_at(holds_t
     )  # fmt: skip
     monkeypatch.setattr(prices, "measured", made)
     monkeypatch.setattr(prices, "put_all", lambda model, *_: model)
+    monkeypatch.setattr(prices, "VALUES", ())
     monkeypatch.setattr(prices, "first_price", lambda *_: 1.0)
-    trial = prices.priced(setup, net, aimed_at)
+    trial = prices.fewer_values(setup, net, aimed_at)
     (price,) = {method.price for method in trial.plan.values()}
     least = (1000 / (prices.ABOVE * aimed_at)) ** 4  # what a file of the size aimed at costs a bit
+    top = prices.WIDE**prices.COARSE * prices.FINE ** (prices.CANDIDATES - prices.COARSE - 1)
     if least <= holds_to:
-        assert holds_to / prices.WIDE <= price <= holds_to
-    elif least < 2**7:
-        assert least <= price <= prices.WIDE * least
+        assert holds_to / prices.FINE <= price <= holds_to
+    elif least < top:
+        assert least <= price <= prices.FINE * least  # none holds: the first that is small enough
     else:  # out of reach: the smallest that was measured
-        assert price == 2.0 ** (prices.CANDIDATES - 1)
+        assert price == pytest.approx(top)
 
 
-def test_what_is_left_makes_up_for_what_was_rounded():
+def test_what_is_left_makes_up_for_what_was_rounded(monkeypatch):
     """Against values that the weights share, chosen by the same curvature: smaller at no larger loss."""
     train, val = blobs(0), blobs(0)[:2]
     net = network(0, train)
     with torch.no_grad():
         for layer in find_layers(net).values():
             layer.weight.mul_(layer.weight.abs() > layer.weight.abs().median())
+    monkeypatch.setattr(prices, "VALUES", ())
     setup = _setup(net, net, train, val, Budget(loss_increase=0.02), "bytes", (None, None), LONG, 0, inf)
     plan = {name: Chain(Prune(0.5), Codebook(16, by="fisher", keep_zero=False)) for name in find_layers(net)}
     shared = measured(setup, net, put_all(net, plan, fit(net, train, setup.objective, seed=0)), plan)
-    trial = prices.priced(setup, net, inf)
+    trial = prices.fewer_values(setup, net, inf)
     assert setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < 0.8 * shared.cost

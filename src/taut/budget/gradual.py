@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from taut.apply import apply
-from taut.budget.priced import priced
+from taut.budget.priced import fewer_values
 from taut.budget.trial import Setup, Trial, own_layers, round_seed, train_round
 from taut.compressors.base import Compressor
 from taut.compressors.coded import Factored
@@ -24,7 +24,7 @@ from taut.shrink import remove_zeros
 
 BITS_OF_VALUE, BITS_OF_BIAS = 3.5, 7.0
 """Of a weight's value, without its place, and of a bias, that stay."""
-BYTES_PER_WEIGHT = 0.66
+BYTES_PER_WEIGHT = 0.8
 """Of a weight that stays, before a file says better: its place and its value."""
 EVERY = 1e-3
 """The part of the training between two removals: many small ones, so that others can take over."""
@@ -40,18 +40,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gradual:
-    """Remove weights gradually during training, and put the rest on grids: part of ``methods`` for :func:`taut.compress`.
+    """Remove weights gradually during training, and give the rest few values: part of ``methods`` for :func:`taut.compress`.
 
     What goes next are the weights with the least ``w^2 E[g^2]`` over what they take in the file: the diagonal Fisher estimate of
     the loss of removing them (Theis et al. 2018, arXiv 1801.05787, eq. 8), taken as the training goes, for each bit. All layers
     are one ranking, biases too. The number of weights falls geometrically up to the part ``until`` of the training, at a full
     learning rate; then those that are left are trained as it falls. A weight costs less beside others, and in rows and columns
     that have many (:func:`taut.numeric.significance.log_odds`). Neurons and filters that nothing reads any more, or that read
-    nothing, go. Then all layers are put on grids at the highest price of a bit that the budget allows (:class:`RateQuantize`),
-    which costs less than values that they share (``docs/decisions.md``). Rounds of recovery should be long: 30 epochs and more.
+    nothing, go. Then all layers are put on grids at the highest price of a bit that the budget allows (:class:`RateQuantize`), or
+    on some values that each layer's weights share, whichever is better. Rounds of recovery should be long: 30 epochs and more.
 
     ``within``: layers, by name or pattern, that are first put into a set, and the parts of their codes take the weight's place:
-    with :class:`taut.compressors.Pool` blocks of inputs are removed and put on grids, not single inputs, each at the cost of one
+    with :class:`taut.compressors.Pool` blocks of inputs are removed, not single inputs, each at the cost of one
     place in the file.
 
     Example:
@@ -139,7 +139,7 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     train_round(setup, model, recovery, seed, project=remover)
     model = narrower(model, inputs_of(next(iter(setup.val))))
     weights = _removable({name: layer for name, layer in find_layers(model).items() if name in names})
-    trial = priced(setup, model, target)
+    trial = fewer_values(setup, model, target)
     return trial, trial.cost / max(1, sum(int((w != 0).sum()) for w in weights))
 
 

@@ -57,8 +57,8 @@ def _stored(training: Wrapped) -> nn.Module:
     return stored
 
 
-def setting(weight: Tensor) -> Compressor:
-    """The compressor that stores the nonzeros of a weight on a codebook of all their values, exactly.
+def setting(weight: Tensor, most: int | None = None, by: str = "magnitude") -> Compressor:
+    """The compressor that stores the nonzeros of a weight on a codebook: of all their values, exactly, or of ``most`` at most.
 
     Example:
         >>> import torch
@@ -70,4 +70,5 @@ def setting(weight: Tensor) -> Compressor:
     nonzero = weight[weight != 0]
     if not len(nonzero):
         return Quantize(step=1.0)
-    return Chain(Prune(density=len(nonzero) / weight.numel()), Codebook(k=len(nonzero.unique()), keep_zero=False))
+    k = min(len(nonzero.unique()), most or len(nonzero))
+    return Chain(Prune(density=len(nonzero) / weight.numel()), Codebook(k=k, by=by, keep_zero=False))

@@ -1,46 +1,77 @@
-"""A network as it was trained, on grids at the highest price of a bit that its budget allows."""
+"""A network as it was trained, with fewer values: on grids, at the highest price of a bit that its budget allows, or shared."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
 
+from taut.budget.grids import setting
 from taut.budget.loss_model import LossModel, fit
-from taut.budget.trial import Plan, Setup, Trial, measured, put_all, rank
+from taut.budget.trial import Plan, Setup, Trial, measured, nearly, own_layers, put_all, rank
 from taut.compressors import RateQuantize
 from taut.layers import find_layers
 
 FIRST, FIRST_BY_MAGNITUDE = 2.0**-11, 0.05
 """The first price of a bit: by loss as a part of the mean over weights of ``h w^2 / 2``, what one weight is worth."""
-CANDIDATES = 8
-"""Prices that are measured at most."""
-WIDE, CLOSE = 2.0, 1.1
-"""Prices go up or down by this factor until one is kept and one fails; then by halves of their ratio, down to this one."""
+COARSE, CANDIDATES = 6, 14
+"""Steps to the price at most, and prices that are measured at most, in all."""
+WIDE, FINE = 2.0, 1.2
+"""The factor between two prices on the way there, and from there on."""
+VALUES = (16, 12, 8)
+"""How many values the weights of a layer share, where that is tried."""
 ABOVE = 1.1
 """A file may be larger than the size aimed at by this factor."""
 
 
-def priced(setup: Setup, model: nn.Module, target: float) -> Trial:
-    """The best of some networks that :class:`~taut.compressors.RateQuantize` makes of this one: the smallest in budget, else the
-    nearest to it; of those of about ``target`` bytes or less, where there are any.
+def fewer_values(setup: Setup, model: nn.Module, target: float) -> Trial:
+    """The best of some networks that are this one with fewer values: the smallest in budget, else the nearest to it; of those of
+    about ``target`` bytes or less, where there are any.
 
-    What the network lost on its way is not lost again: weights are rounded one after the other, and those that are left make up
-    for the error of those before, on the inputs that they see.
+    By :class:`~taut.compressors.RateQuantize` at several prices of a bit, and by Fisher-weighted k-means. The first is smaller
+    where inputs go together, as the pixels of an image do: the weights that are left make up for the error of those before. The
+    second where few weights are left, each of which matters (rough trials on both LeNets).
     """
-    how, low, high = RateQuantize(by="loss"), 0.0, 0.0
-    known, found = what_is_known(setup, how, model), list[Trial]()
-    first = first_price(how, model, known)
-    while len(found) < CANDIDATES and not (low and high and high <= CLOSE * low):
-        price = following(low, high, first, WIDE)
-        plan = at_price(how, model, price)
-        found.append(measured(setup, model, put_all(model, plan, known), plan))
-        if found[-1].cost > ABOVE * target or setup.budget.holds(setup.baseline, found[-1].evaluation):
-            low = price
-        else:
-            high = price
+    how = RateQuantize(by="loss")
+    known = what_is_known(setup, how, model)
+
+    def tried(plan: Plan) -> Trial:
+        return measured(setup, model, put_all(model, plan, known), plan)
+
+    found = [tried(shared(model, values)) for values in VALUES]
+    found += _by_price(setup, lambda price: tried(at_price(how, model, price)), first_price(how, model, known), ABOVE * target)
     small = [trial for trial in found if trial.cost <= ABOVE * target] or [min(found, key=lambda trial: trial.cost)]
     return max(small, key=lambda trial: rank(setup, trial))
+
+
+def _by_price(setup: Setup, tried: Callable[[float], Trial], price: float, most: float) -> list[Trial]:
+    """Networks at prices around the highest that is low enough: in budget, or else for a file that is still larger than ``most``.
+
+    From there on up to a price that has clearly lost too much: a metric goes up and down by a few samples.
+    """
+    found = {price: tried(price)}
+
+    def low_enough(price: float) -> bool:
+        return found[price].cost > most or setup.budget.holds(setup.baseline, found[price].evaluation)
+
+    for _ in range(COARSE):
+        following = price * WIDE if low_enough(price) else price / WIDE
+        if following in found:
+            break
+        price = following
+        found[price] = tried(price)
+    price = max(filter(low_enough, found), default=price)
+    while len(found) < CANDIDATES and (low_enough(price) or nearly(setup, found[price])):
+        price *= FINE
+        found[price] = tried(price)
+    return list(found.values())
+
+
+def shared(model: nn.Module, values: int) -> Plan:
+    """What stores the nonzero weights of each layer on so many values."""
+    layers = find_layers(model)
+    return {name: setting(layers[name].weight.detach(), values, by="fisher") for name in own_layers(model)}
 
 
 def following(low: float, high: float, first: float, wide: float) -> float:

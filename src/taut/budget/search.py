@@ -72,7 +72,7 @@ class Progress:
     again: int = 0
     """How many times the size that it tried last is to be trained on, so far."""
     latest: float = 0.0
-    """The cost of that."""
+    """That size, as it was aimed at."""
     nearest: tuple[bool, float, float] = (False, 0.0, 0.0)
     """How near the best training at that size was (:func:`taut.budget.trial.rank`)."""
     start: nn.Module | None = None

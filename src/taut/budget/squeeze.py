@@ -12,7 +12,7 @@ from taut.budget import gradual, grids
 from taut.budget.gradual import Gradual
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
-from taut.budget.trial import Setup, Trial, own_layers, rank
+from taut.budget.trial import Setup, Trial, nearly, own_layers, rank
 from taut.parametrizations import Entropy
 
 log = logging.getLogger(__name__)
@@ -63,13 +63,15 @@ def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Pr
             progress.step += 1
             start = progress.start or progress.kept.dense
             trial, progress.price = way.attempt(setup, how, start, target, progress.step, progress.price)
-            _try(setup, progress, trial, way.adds_up, observe)
+            _try(setup, progress, trial, target, way.adds_up, observe)
     except OutOfTime:
         log.info("the time limit came while a smaller size was trained for; what was kept before stands")
     return progress
 
 
-def _try(setup: Setup, progress: Progress, trial: Trial, adds_up: bool, observe: Observer) -> None:
+def _try(
+    setup: Setup, progress: Progress, trial: Trial, target: float, adds_up: bool, observe: Observer
+) -> None:  # fmt: skip
     before = progress.kept
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
     good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
@@ -78,7 +80,8 @@ def _try(setup: Setup, progress: Progress, trial: Trial, adds_up: bool, observe:
     elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and (progress.again or nearly(setup, trial)):
         if not progress.again or rank(setup, trial) > progress.nearest:
             progress.start, progress.nearest = trial.dense, rank(setup, trial)
-        progress.again, progress.latest = progress.again + 1, trial.cost
+        progress.again, progress.latest = progress.again + 1, target
+        progress.price *= target / trial.cost  # so that the same number of weights is aimed at
     else:
         progress.misses, progress.again = progress.misses + 1, 0
         progress.too_small = max(progress.too_small, trial.cost)
@@ -86,13 +89,6 @@ def _try(setup: Setup, progress: Progress, trial: Trial, adds_up: bool, observe:
     close = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
     progress.squeezed = close and not progress.again
     observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
-
-
-def nearly(setup: Setup, trial: Trial) -> bool:
-    """Whether no measurement tells a candidate from one within the budget: two paired standard errors on validation data."""
-    found, base = trial.evaluation, setup.baseline
-    wider = setup.budget.wider(2 * found.paired_metric_error(base), 2 * found.paired_error(base))
-    return wider.holds(base, found)
 
 
 def _target(setup: Setup, progress: Progress, whole: float, floor: float) -> float:

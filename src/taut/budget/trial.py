@@ -67,6 +67,13 @@ def rank(setup: Setup, trial: Trial) -> tuple[bool, float, float]:
     return False, metric, -found.loss
 
 
+def nearly(setup: Setup, trial: Trial) -> bool:
+    """Whether no measurement tells a candidate from one within the budget: two paired standard errors on validation data."""
+    found, base = trial.evaluation, setup.baseline
+    wider = setup.budget.wider(2 * found.paired_metric_error(base), 2 * found.paired_error(base))
+    return wider.holds(base, found)
+
+
 def densify(model: nn.Module, skeleton: nn.Module) -> nn.Module:
     """A copy of ``skeleton``, the network with plain layers, that holds the decoded weights of ``model``."""
     plain = copy.deepcopy(skeleton)
