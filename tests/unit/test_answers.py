@@ -15,8 +15,8 @@ from taut.objective import Objective
 G = torch.Generator().manual_seed(0)
 X, Y = torch.randn(24, 6, generator=G), torch.randint(0, 3, (24,), generator=G)
 LABELLED = list(zip(X.split(8), Y.split(8), strict=True))
-ONE = 8 * 3 * 4
-"""Bytes of the outputs for one batch."""
+ONE = 8 * (3 * 4 + module.KEY)
+"""Bytes of the outputs for one batch, and of what tells its samples apart."""
 
 
 class Counted(nn.Module):

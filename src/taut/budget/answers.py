@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from taut.objective import call_batch, inputs_of, logits_of
 
 ROOM = 2**26
-"""Bytes of outputs that are remembered."""
+"""Bytes of outputs that are remembered, and of what tells their samples apart."""
+KEY = 256
+"""About how many of these a sample takes besides its outputs."""
 
 
 class Answers:
@@ -19,7 +21,7 @@ class Answers:
     loader does not augment, they are not computed again, in whatever order and company.
 
     Samples are told apart by their contents (BLAKE2b of the inputs), so that nothing is asked of the loader. Inputs that are not
-    tensors in the processor's memory are asked about every time; so are all when ``room`` bytes of outputs are remembered. If
+    tensors in the processor's memory are asked about every time; so are all when ``room`` bytes are taken. If
     no batch comes again among as many as are remembered then, as of augmented images, they are not compared any more. The first
     batch whose samples were in others before is asked about once more: where its outputs are not those that are remembered, as
     of a network that compares the samples of a batch, nothing is remembered from there on.
@@ -48,8 +50,9 @@ class Answers:
             self.missed = 0
             return self._together(places, batch)
         outputs = self.ask(batch)
-        if keys and len(outputs) == len(keys) and outputs.nbytes <= self.room:
-            self.room -= outputs.nbytes
+        size = outputs.nbytes + KEY * len(keys)
+        if keys and len(outputs) == len(keys) and size <= self.room:
+            self.room -= size
             self.places |= {key: (len(self.outputs), row) for row, key in enumerate(keys)}
             self.outputs.append(outputs)
         elif keys:
