@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from taut import apply, load, save
-from taut.budget.finish import COARSE, finish, finish_by, near
+from taut.budget.finish import COARSE, finish, finish_by, near, shorten_vectors
 from taut.codec.files import sizes
+from taut.codec.records import decode, encode
 from taut.compressors import LowRank
 from taut.compressors.binary import Binary, BinaryCode, BinaryKernelsCode
+from taut.compressors.coded import attached
 from taut.layers import codes
 
 G = torch.Generator().manual_seed(0)
@@ -135,3 +137,12 @@ def test_binary_kernels_that_repeat_are_stored_once_where_it_is_shorter(count: i
         assert torch.equal(net(x), outputs)
     assert type(codes(net)["0.weight"]) is kind
     assert sizes(net)[1] < before if kind is BinaryKernelsCode else sizes(net)[1] == before
+
+
+def test_the_step_of_a_vector_is_short() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 40)
+    shorten_vectors(layer, 8)
+    step = attached(layer, "bias").step
+    assert torch.equal(step, step.half().float()) and len(encode(step)) == len(encode(torch.tensor(0.1))) - 2
+    assert torch.equal(decode(encode(step)), step)

@@ -128,7 +128,10 @@ def _shorten(module: nn.Module, name: str, bits: int) -> None:
             _round_half(getattr(module, name))
             return
         code = Quantize(step=2 * coarse * typical).compress(vector)
-    attach(module, name, code)
+    # two bytes less, for steps that half precision holds; the levels are those of the step that is stored
+    step = code.step.clone()
+    _round_half(step)
+    attach(module, name, Quantize(step=float(step)).compress(vector))
 
 
 def _round_half(tensor: Tensor) -> None:

@@ -24,7 +24,9 @@ def plan_floats(bits: Bits, shape: tuple[int, ...] = (), single: bool = True) ->
     """The shortest head and coded part for bit patterns; ``single``: they are 32-bit floats, which may fit 16 bits."""
     first = bits[0]
     if bool((bits == first).all()):
-        return (bytes([CONSTANT]) + _raw(bits[:1]) if first else bytes([ALL_ZERO])), Encoder()
+        constant = bytes([CONSTANT]) + _raw(bits[:1]) if first else bytes([ALL_ZERO])
+        shorter = _shorter(bits) if single and len(bits) == 1 and bits.dtype == np.uint32 else []
+        return min([(constant, Encoder()), *shorter], key=cost)
     plans: list[Plan] = []
     if single and bits.dtype == np.uint32:
         plans += _shorter(bits)
