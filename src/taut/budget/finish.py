@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from taut.codec.records import size
+from taut.compressors.base import dense
 from taut.compressors.binary import BinaryCode, shared
 from taut.compressors.coded import Coded, attach, attached, free_parameters
-from taut.compressors.quantize import Quantize
+from taut.compressors.quantize import Quantize, QuantizeCode
 from taut.layers import find_layers
 from taut.measure import BATCH_NORMS
 
@@ -129,7 +130,8 @@ def _shorten(module: nn.Module, name: str, bits: int) -> None:
             return
         code = Quantize(step=2 * coarse * typical).compress(vector)
     # two bytes less, for steps that half precision holds; the levels are those of the step that is stored
-    step = code.step.clone()
+    assert isinstance(code, QuantizeCode)
+    step = dense(code.step).clone()
     _round_half(step)
     attach(module, name, Quantize(step=float(step)).compress(vector))
 
