@@ -16,9 +16,9 @@ from taut.budget import priced as prices
 from taut.budget.compress import _setup
 from taut.budget.gradual import Remover, _removable, narrower
 from taut.budget.loss_model import fit
-from taut.budget.trial import Trial, measured, put_all
-from taut.compressors import Chain, Codebook, Prune
-from taut.compressors.coded import attached
+from taut.budget.trial import Trial, measured, put_all, rank
+from taut.compressors import Chain, Codebook, Prune, RateQuantize
+from taut.compressors.coded import attached, free_parameters
 from taut.compressors.pool import Pool, PooledLinear
 from taut.errors import TautError
 from taut.layers import find_layers
@@ -157,7 +157,9 @@ def test_the_price_is_the_highest_in_budget_or_that_of_the_size_aimed_at(holds_t
     """Files of ``1000 / price^(1/4)`` bytes, which lose more and more: at the price ``holds_to`` all that is allowed."""
 
     def made(_setup, _model, coded, plan):
-        (method,) = {str(one): one for one in plan.values()}.values()
+        (method,) = {str(one): one for one in plan.values() if isinstance(one, RateQuantize)}.values() or (None,)
+        if method is None:  # shared values: of no use here
+            return Trial(coded, coded, plan, Evaluation(inf, -inf, 1, torch.tensor([inf])), inf)
         loss = method.price / holds_to
         return Trial(coded, coded, plan, Evaluation(loss, -loss, 1, torch.tensor([loss])), 1000 * method.price**-0.25)
 
@@ -168,9 +170,9 @@ def test_the_price_is_the_highest_in_budget_or_that_of_the_size_aimed_at(holds_t
     )  # fmt: skip
     monkeypatch.setattr(prices, "measured", made)
     monkeypatch.setattr(prices, "put_all", lambda model, *_: model)
-    monkeypatch.setattr(prices, "VALUES", ())
+    monkeypatch.setattr(prices, "_trained", lambda setup, model, coded, plan, seed: made(setup, model, coded, plan))
     monkeypatch.setattr(prices, "first_price", lambda *_: 1.0)
-    trial = prices.fewer_values(setup, net, aimed_at)
+    trial = prices.fewer_values(setup, net, aimed_at, seed=0)
     (price,) = {method.price for method in trial.plan.values()}
     least = (1000 / (prices.ABOVE * aimed_at)) ** 4  # what a file of the size aimed at costs a bit
     top = prices.WIDE**prices.COARSE * prices.FINE ** (prices.CANDIDATES - prices.COARSE - 1)
@@ -182,16 +184,42 @@ def test_the_price_is_the_highest_in_budget_or_that_of_the_size_aimed_at(holds_t
         assert price == pytest.approx(top)
 
 
-def test_what_is_left_makes_up_for_what_was_rounded(monkeypatch):
+def test_what_is_left_makes_up_for_what_was_rounded():
     """Against values that the weights share, chosen by the same curvature: smaller at no larger loss."""
     train, val = blobs(0), blobs(0)[:2]
     net = network(0, train)
     with torch.no_grad():
         for layer in find_layers(net).values():
             layer.weight.mul_(layer.weight.abs() > layer.weight.abs().median())
-    monkeypatch.setattr(prices, "VALUES", ())
     setup = _setup(net, net, train, val, Budget(loss_increase=0.02), "bytes", (None, None), LONG, 0, inf)
     plan = {name: Chain(Prune(0.5), Codebook(16, by="fisher", keep_zero=False)) for name in find_layers(net)}
     shared = measured(setup, net, put_all(net, plan, fit(net, train, setup.objective, seed=0)), plan)
-    trial = prices.fewer_values(setup, net, inf)
+    how = RateQuantize(by="loss")
+    known = prices.what_is_known(setup, how, net)
+
+    def tried(price):
+        plan = prices.at_price(how, net, price)
+        return measured(setup, net, put_all(net, plan, known), plan)
+
+    trial = max(prices._by_price(setup, tried, prices.first_price(how, net, known), inf), key=lambda one: rank(setup, one))
     assert setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < 0.8 * shared.cost
+
+
+def test_shared_values_are_trained_and_taken_where_that_is_better(monkeypatch):
+    train, val = blobs(0), blobs(0)[:2]
+    net, found = network(0, train), {}
+    setup = _setup(net, net, train, val, Budget(loss_increase=0.0), "bytes", (None, None), replace(LONG, epochs=400), 0, inf)
+    monkeypatch.setattr(prices, "_by_price", lambda *_: [])
+    for factor in (1.0, -1.0, 1.1):  # nothing trained; the wrong way round; surer of what is mostly right
+
+        def trained(setup, model, how, seed, watch, factor=factor):
+            assert how.epochs == prices.SHARING
+            last = list(find_layers(model).values())[-1].module
+            with torch.no_grad():
+                for values in free_parameters(last, "weight"):
+                    values.mul_(factor)
+            watch(1.0)
+
+        monkeypatch.setattr(prices, "train_round", trained)
+        found[factor] = prices.fewer_values(setup, net, inf, seed=0).evaluation.loss
+    assert found[-1.0] == found[1.0] > found[1.1]

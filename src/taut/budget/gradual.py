@@ -24,7 +24,7 @@ from taut.shrink import remove_zeros
 
 BITS_OF_VALUE, BITS_OF_BIAS = 3.5, 7.0
 """Of a weight's value, without its place, and of a bias, that stay."""
-BYTES_PER_WEIGHT = 0.8
+BYTES_PER_WEIGHT = 0.9
 """Of a weight that stays, before a file says better: its place and its value."""
 EVERY = 1e-3
 """The part of the training between two removals: many small ones, so that others can take over."""
@@ -139,7 +139,7 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     train_round(setup, model, recovery, seed, project=remover)
     model = narrower(model, inputs_of(next(iter(setup.val))))
     weights = _removable({name: layer for name, layer in find_layers(model).items() if name in names})
-    trial = fewer_values(setup, model, target)
+    trial = fewer_values(setup, model, target, seed)
     return trial, trial.cost / max(1, sum(int((w != 0).sum()) for w in weights))
 
 

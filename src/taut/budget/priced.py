@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import nn
 
 from taut.budget.grids import setting
+from taut.budget.looks import Looks
 from taut.budget.loss_model import LossModel, fit
-from taut.budget.trial import Plan, Setup, Trial, measured, nearly, own_layers, put_all, rank
+from taut.budget.trial import Plan, Setup, Trial, measured, nearly, own_layers, put_all, rank, train_round
 from taut.compressors import RateQuantize
 from taut.layers import find_layers
 
@@ -20,18 +21,20 @@ COARSE, CANDIDATES = 6, 14
 WIDE, FINE = 2.0, 1.2
 """The factor between two prices on the way there, and from there on."""
 VALUES = (16, 12, 8)
-"""How many values the weights of a layer share, where that is tried."""
+"""How many values the weights of a layer share, where that is tried; the first are trained too."""
+SHARING = 20
+"""The most epochs in which they are: there are few of them, and they begin close to their best."""
 ABOVE = 1.1
 """A file may be larger than the size aimed at by this factor."""
 
 
-def fewer_values(setup: Setup, model: nn.Module, target: float) -> Trial:
+def fewer_values(setup: Setup, model: nn.Module, target: float, seed: int) -> Trial:
     """The best of some networks that are this one with fewer values: the smallest in budget, else the nearest to it; of those of
     about ``target`` bytes or less, where there are any.
 
-    By :class:`~taut.compressors.RateQuantize` at several prices of a bit, and by Fisher-weighted k-means. The first is smaller
-    where inputs go together, as the pixels of an image do: the weights that are left make up for the error of those before. The
-    second where few weights are left, each of which matters (rough trials on both LeNets).
+    By :class:`~taut.compressors.RateQuantize` at several prices of a bit, and by Fisher-weighted k-means, as the values are and
+    trained. The first is smaller where inputs go together, as the pixels of an image do: the weights that are left make up for
+    the error of those before. The second where few weights are left, each of which matters (rough trials on both LeNets).
     """
     how = RateQuantize(by="loss")
     known = what_is_known(setup, how, model)
@@ -40,9 +43,20 @@ def fewer_values(setup: Setup, model: nn.Module, target: float) -> Trial:
         return measured(setup, model, put_all(model, plan, known), plan)
 
     found = [tried(shared(model, values)) for values in VALUES]
+    plan = shared(model, VALUES[0])
+    found.append(_trained(setup, model, put_all(model, plan, known), plan, seed))
     found += _by_price(setup, lambda price: tried(at_price(how, model, price)), first_price(how, model, known), ABOVE * target)
     small = [trial for trial in found if trial.cost <= ABOVE * target] or [min(found, key=lambda trial: trial.cost)]
     return max(small, key=lambda trial: rank(setup, trial))
+
+
+def _trained(setup: Setup, model: nn.Module, coded: nn.Module, plan: Plan, seed: int) -> Trial:
+    """The network with its shared values trained for a fourth of a round: the best of its last epochs."""
+    assert setup.recovery is not None
+    epochs = min(SHARING, max(1, setup.recovery.epochs // 4))
+    looks = Looks(setup, lambda: measured(setup, model, coded, plan), epochs)
+    train_round(setup, coded, replace(setup.recovery, epochs=epochs, lr=setup.recovery.lr / 3), seed, watch=looks)
+    return looks.best()
 
 
 def _by_price(setup: Setup, tried: Callable[[float], Trial], price: float, most: float) -> list[Trial]:
