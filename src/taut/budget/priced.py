@@ -70,10 +70,10 @@ def _by_price(setup: Setup, tried: Callable[[float], Trial], price: float, most:
         return found[price].cost > most or setup.budget.holds(setup.baseline, found[price].evaluation)
 
     for _ in range(COARSE):
-        following = price * WIDE if low_enough(price) else price / WIDE
-        if following in found:
+        other = price * WIDE if low_enough(price) else price / WIDE
+        if other in found:
             break
-        price = following
+        price = other
         found[price] = tried(price)
     price = max(filter(low_enough, found), default=price)
     while len(found) < CANDIDATES and (low_enough(price) or nearly(setup, found[price])):
