@@ -11,7 +11,7 @@ from laws.compress_laws import blobs, trained
 from torch import nn
 
 from taut.apply import apply
-from taut.budget import Budget, compress, one_price
+from taut.budget import Budget, compress, one_price, priced
 from taut.budget.loss_model import fit
 from taut.budget.trial import Setup, measured, settle
 from taut.codec.files import file_size
@@ -132,7 +132,7 @@ def test_without_training_the_price_rises_as_far_as_the_budget_allows(net, how):
 @pytest.mark.parametrize("training", [{}, {"train": BATCHES, "recover": 2}], ids=["nothing trained", "trained"])
 def test_the_data_is_looked_at_again_only_after_the_weights_were_trained(net, monkeypatch, training):
     seen = []
-    monkeypatch.setattr(one_price, "fit", lambda *of, **how: seen.append(of) or fit(*of, **how))
+    monkeypatch.setattr(priced, "fit", lambda *of, **how: seen.append(of) or fit(*of, **how))
     told = {"val": BATCHES, "budget": Budget(metric_drop=0.05), "methods": [RateQuantize(by="loss")], "max_steps": 4}
     result = compress(net, **told, **training)
     assert sum(p.kept for p in result.curve.points[1:]) > 1

@@ -184,10 +184,10 @@ def check_trained_on(squeeze_by, script):
         patch.setitem(squeeze.WAYS, Gradual, squeeze.Way(attempt, False, 0.7))
         patch.setattr(squeeze, "own_layers", lambda model: ["0"])
         progress = squeeze_by(setup, Gradual(), Progress(kept), lambda step, progress: None)
-    for trial, (start, target), (_, source) in zip(trials[:-1], seen[1:], script[:-1], strict=True):
+    for (_, aimed_at), (start, target), (_, source) in zip(seen[:-1], seen[1:], script[:-1], strict=True):
         others = [other.dense for other in trials if other is not progress.kept]
         assert start is trials[source].dense if source is not None else all(start is not dense for dense in others)
-        assert (target == trial.cost) == (source is not None)
+        assert (target == aimed_at) == (source is not None)
 
 
 NOISE, NOISIER, WORSE, GOOD = 22, 23, 60, 20
