@@ -67,6 +67,7 @@ FORMS = {
     "other kinds of the same bytes": ([torch.zeros(8, 6), torch.zeros(8, 6).int()], module.ROOM, 2 + 1),
     "other shapes of the same bytes": ([torch.zeros(8, 6), torch.zeros(2, 4, 6)], module.ROOM, 2 + 1),
     "half precision, not contiguous": ([x.bfloat16().t().contiguous().t() for x, _ in LABELLED], module.ROOM, 3),
+    "none in a batch": ([torch.zeros(0, 6)], module.ROOM, 4),
     "no room": (LABELLED, 0, 12),
     "room for two": (LABELLED, 2 * ONE, 6),
 }

@@ -21,10 +21,10 @@ class Answers:
     loader does not augment, they are not computed again, in whatever order and company.
 
     Samples are told apart by their contents (BLAKE2b of the inputs), so that nothing is asked of the loader. Inputs that are not
-    tensors in the processor's memory are asked about every time; so are all when ``room`` bytes are taken. If
-    no batch comes again among as many as are remembered then, as of augmented images, they are not compared any more. The first
-    batch whose samples were in others before is asked about once more: where its outputs are not those that are remembered, as
-    of a network that compares the samples of a batch, nothing is remembered from there on.
+    tensors in the processor's memory are asked about every time; so are all when ``room`` bytes are taken. If no batch comes
+    again among as many as are remembered then, as of augmented images, they are not compared any more. The first batch
+    whose samples were in others before is asked about once more: where its outputs are not those that are remembered, as of a
+    network that compares the samples of a batch, nothing is remembered from there on.
 
     Example:
         >>> answers = Answers(nn.Linear(2, 3).eval())
@@ -69,7 +69,7 @@ class Answers:
             self.checked, outputs = True, self.ask(batch)
             same = all(row.shape == other.shape for row, other in zip(rows, outputs, strict=True))
             if not same or not torch.allclose(torch.stack(rows), outputs, rtol=1e-3, atol=1e-4):
-                self.outputs, self.missed = [], 1
+                self.outputs, self.places, self.missed = [], {}, 1
                 return outputs
         return torch.stack(rows)
 
@@ -85,7 +85,7 @@ def _contents(batch: Any) -> list[tuple]:
     parts = inputs if isinstance(inputs, dict) else {"": inputs}
     if not all(isinstance(part, Tensor) and part.device.type == "cpu" and part.dim() for part in parts.values()):
         return []
-    if len({len(part) for part in parts.values()}) != 1:
+    if len({len(part) for part in parts.values()}) != 1 or not all(part.numel() for part in parts.values()):
         return []
     named = [[(name, part.shape[1:], part.dtype, digest) for digest in _digests(part)] for name, part in parts.items()]
     return list(zip(*named, strict=True))
