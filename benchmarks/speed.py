@@ -8,8 +8,8 @@ weights are random (``--weights FILE`` takes trained ones), so that the ranks an
 would choose, and no record has an accuracy.
 
 Ways: filters removed by ``taut.shrink`` in multiples of 8; the same by Torch-Pruning with its defaults, in any number;
-low rank, in both matricisations, the ranks shared out for multiply-adds (any rank) or for milliseconds (``ranks_by_budget``,
-its table of timings made for the batch). A level is how many times less of what is shared out is aimed at; one that no rank
+low rank, in both matricisations, the ranks shared out for multiply-adds (any rank, or multiples of 8) or for milliseconds
+(``ranks_by_budget``, its table of timings made for the batch). A level is how many times less of what is shared out is aimed at; one that no rank
 reaches has no record. One record a way, level and batch: ``setting.mac_ratio``, ``setting.speedup`` with its range over the
 sessions, ``setting.share``, the quotient of the two.
 """
@@ -67,14 +67,14 @@ def torch_pruning(model: nn.Module, x: Tensor, level: float, _batch: int) -> nn.
     return smaller
 
 
-def low_rank(unit: str, scheme: int) -> Callable[[nn.Module, Tensor, float, int], nn.Module]:
+def low_rank(unit: str, scheme: int, round_to: int = 1) -> Callable[[nn.Module, Tensor, float, int], nn.Module]:
     """Ranks for so much less of a unit."""
 
     def make(model: nn.Module, x: Tensor, level: float, batch: int) -> nn.Module:
         times = ShapeTimes(x, batch=batch)
         total = times.total(model) if unit == "latency" else ledger(model, x).totals()["macs"]
-        energy = Sensitivity("energy")
-        plan = ranks_by_budget(model, total / level, energy, unit=unit, scheme=scheme, example_input=x, times=times)
+        how = {"unit": unit, "scheme": scheme, "round_to": round_to}
+        plan = ranks_by_budget(model, total / level, Sensitivity("energy"), example_input=x, times=times, **how)
         return bake(taut.apply(model, plan, x))
 
     return make
@@ -85,6 +85,8 @@ WAYS = {
     "Torch-Pruning": torch_pruning,
     "low rank for MACs": low_rank("macs", 1),
     "low rank for MACs, scheme 2": low_rank("macs", 2),
+    "low rank for MACs, eights": low_rank("macs", 1, 8),
+    "low rank for MACs, eights, scheme 2": low_rank("macs", 2, 8),
     "low rank for time": low_rank("latency", 1),
     "low rank for time, scheme 2": low_rank("latency", 2),
 }

@@ -6,8 +6,8 @@ In ``train-taut.md``, between ``<!-- table: NETWORK, DATASET, METHOD -->`` and `
 each way of training at each level, at the strength that is the best on validation data (``taut.selection.choose``), with the
 least and the largest of the seeds where there are several. In ``zero-loss.md``, after ``<!-- chosen: STUDY, NETWORK, DATASET
 -->``, or ``…, images as they are -->``, the median over the seeds of the chosen points of study ``zero-loss`` or ``records``,
-and each seed's (of several ways the smallest). In ``pull-taut.md``, ``binary.md`` and ``peers.md`` the tables of
-``pull_tables.py``, ``binary_tables.py`` and ``peer_tables.py``; ``any`` stands for every network.
+and each seed's (of several ways the smallest). In ``pull-taut.md``, ``binary.md``, ``peers.md`` and ``speed.md`` the tables of
+``pull_tables.py``, ``binary_tables.py``, ``peer_tables.py`` and ``speed_tables.py``; ``any`` stands for every network.
 """
 
 import re
@@ -19,15 +19,16 @@ from typing import Any
 import binary_tables
 import peer_tables
 import pull_tables
+import speed_tables
 from md_tables import markdown
 from references import AS_THEY_ARE
 
 from taut.records import read_records
 from taut.selection import choose, matching
 
-TABLES = pull_tables.TABLES | binary_tables.TABLES | peer_tables.TABLES
+TABLES = pull_tables.TABLES | binary_tables.TABLES | peer_tables.TABLES | speed_tables.TABLES
 HERE = Path(__file__).parent
-NAMES = ("train-taut", "zero-loss", "pull-taut", "binary", "peers")
+NAMES = ("train-taut", "zero-loss", "pull-taut", "binary", "peers", "speed")
 PAGES = [HERE.parent / "docs" / "results" / f"{name}.md" for name in NAMES]
 TABLE = re.compile(r"<!-- (table|chosen|" + "|".join(TABLES) + r"): (.+?), (.+?), (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 AIMS = {"zero-loss": ("max_drop", "allowed drop, points"), "records": ("target_error", "test error aimed at, %")}

@@ -125,7 +125,8 @@ class Study:
             return
         if self.args.long:
             how = LONG[self.args.network]
-            how = replace(how, precision=self.args.precision, first=self.args.first or how.first)
+            epochs, first = self.args.epochs or how.epochs, self.args.first or how.first
+            how = replace(how, precision=self.args.precision, epochs=epochs, first=first)
             found = self.search(wanted[-1][0], how, whole=True)
             for drop, aim in wanted:
                 self.choose(found, drop, aim)
@@ -203,6 +204,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the arithmetic in training")
     parser.add_argument("--long", action="store_true", help="long trainings, for the smallest drop; the others from there")
     parser.add_argument("--first", type=float, help="part of the dense size that a long search begins with")
+    parser.add_argument("--epochs", type=int, help="of each training of a long search")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--save-reference", action="store_true", help="keep the dense network that was trained on")

@@ -73,7 +73,7 @@ def tucker_by_vbmf(model: nn.Module, *, layers: str = "*") -> Plan:
 
 def ranks_by_budget(
     model: nn.Module, budget: float, sensitivity: Sensitivity | None = None, *, unit: str = "params",
-    layers: str = "*", scheme: int = 1, example_input: Any = None, times: ShapeTimes | None = None,
+    layers: str = "*", scheme: int = 1, example_input: Any = None, times: ShapeTimes | None = None, round_to: int = 1,
 ) -> Plan:  # fmt: skip
     """Ranks for a network of at most ``budget`` parameters (``unit="params"``), MACs (``"macs"``) or milliseconds
     (``"latency"``), shared out by sensitivity.
@@ -82,9 +82,10 @@ def ranks_by_budget(
     the layers' losses is minimised by exchange on their convex fronts, the optimum of the Lagrangian (Shoham and Gersho 1988),
     and what the last exchange saved too much is spent again. MACs and milliseconds need an ``example_input``. Milliseconds are
     those of the layers alone, one after the other, each at a rank timed on the runtime that ships; ``times`` is the table to use
-    (``times.total(model)``: the network as it is). With ``Sensitivity("activation", data,
-    inputs=True)`` linear layers may also read fewer inputs: high ratios need it. A budget that rank 1 everywhere exceeds is a
-    :class:`~taut.errors.BudgetError` that says what the least is.
+    (``times.total(model)``: the network as it is). Ranks are multiples of ``round_to``: processors compute channels in blocks of
+    8 or 16, so that a rank of 33 may take as long as one of 40. With ``Sensitivity("activation", data,
+    inputs=True)`` linear layers may also read fewer inputs: high ratios need it. A budget that the least ranks everywhere exceed
+    is a :class:`~taut.errors.BudgetError` that says what they need.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
@@ -95,10 +96,13 @@ def ranks_by_budget(
     """
     if unit not in ("params", "macs", "latency") or (unit != "params" and example_input is None):
         raise TautError(f"unit={unit!r}: choose 'params', or 'macs' or 'latency' together with example_input=")
+    if round_to < 1:
+        raise TautError(f"round_to={round_to}: ranks are multiples of a number from 1 on")
     sensitivity = sensitivity or Sensitivity("energy")
     found = factorable(model, layers, scheme, example_input)
     shapes = {n: matrix_of(layer, scheme).shape for n, layer in found.items()}
-    ranks = {n: _candidates(shape, sensitivity.by == "loss" or unit == "latency") for n, shape in shapes.items()}
+    ranks = {n: _candidates(shape, sensitivity.by == "loss" or unit == "latency", round_to) for n, shape in shapes.items()}
+    found = {n: layer for n, layer in found.items() if ranks[n]}
     losses = sensitivity.losses(model, found, ranks, scheme)
     price, total = _price(model, found, unit, scheme, times or ShapeTimes(example_input))
     choices: dict[str, list[Option]] = {}
@@ -169,13 +173,13 @@ def factorize(model: nn.Module, example_input: Any, choose: Choose, data: Iterab
     return apply(small, choose(small), example_input, data)
 
 
-def _candidates(shape: Sequence[int], few: bool) -> list[int]:
+def _candidates(shape: Sequence[int], few: bool, round_to: int) -> list[int]:
     m, n = shape
-    ranks = [r for r in range(1, min(m, n)) if r * (m + n) < m * n]
-    if few:
+    ranks = [r for r in range(round_to, min(m, n), round_to) if r * (m + n) < m * n]
+    if few and round_to == 1:
         nice = set(nice_ranks(min(m, n)))
         return [r for r in ranks if r in nice]
-    return ranks[:: -(-len(ranks) // MOST)]
+    return ranks[:: -(-len(ranks) // MOST) or 1]
 
 
 def _share(choices: dict[str, list[Option]], room: float, budget: float) -> dict[str, Option]:
@@ -184,7 +188,7 @@ def _share(choices: dict[str, list[Option]], room: float, budget: float) -> dict
     least = sum(front[-1].cost for front in fronts.values())
     if least > room:
         raise BudgetError(
-            f"a budget of {_told(budget)} cannot be met: rank 1 everywhere leaves {_told(budget - room + least)}; remove units "
+            f"a budget of {_told(budget)} cannot be met: the least ranks everywhere leave {_told(budget - room + least)}; remove units "
             "first (taut.shrink), or give more"
         )
     chosen = {n: front[0] for n, front in fronts.items()} | allocate(fronts, float("inf"), floor=room)

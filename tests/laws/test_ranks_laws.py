@@ -99,6 +99,16 @@ def test_a_layer_that_matters_more_gets_more():
     assert rank["2"] != rank["0"]
 
 
+@pytest.mark.parametrize("round_to", [1, 3, 4, 8])
+def test_ranks_are_multiples_of_what_they_are_rounded_to(round_to):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(48, 40), nn.ReLU(), nn.Linear(40, 10))  # the second has no rank of 8 that makes it smaller
+    plan = ranks_by_budget(model, 1800, round_to=round_to)
+    assert plan and all(method.rank % round_to == 0 for method in plan.values())
+    assert sum(p.numel() for p in apply(model, plan).parameters()) <= 1800
+    assert ("2" in plan) <= (round_to < 8)
+
+
 def test_rounding_is_no_rank():
     torch.manual_seed(0)
     low = torch.randn(40, 5) @ torch.randn(5, 60)
@@ -125,10 +135,12 @@ def test_zero_units_go_first():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(BudgetError, match="rank 1 everywhere leaves"):
+    with pytest.raises(BudgetError, match="the least ranks everywhere leave"):
         ranks_by_budget(small(), 50)
     with pytest.raises(TautError, match="example_input"):
         ranks_by_budget(small(), 500, unit="macs")
+    with pytest.raises(TautError, match="multiples of a number from 1 on"):
+        ranks_by_budget(small(), 500, round_to=0)
     with pytest.raises(TautError, match="choose one of"):
         Sensitivity("luck")
     with pytest.raises(TautError, match="data"):

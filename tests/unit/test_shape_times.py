@@ -13,6 +13,7 @@ from taut.budget.price import Meter
 from taut.compressors import LowRank, Quantize
 from taut.compressors.base import DenseCode
 from taut.errors import BudgetError, TautError
+from taut.latency import Latency
 from taut.layers import find_layers
 from taut.ranks import ranks_by_budget
 from taut.sensitivity import Sensitivity
@@ -51,6 +52,10 @@ class Squares:
 
     def change(self, name, weight, new):
         return float((weight - new).square().sum())
+
+
+def latency(ms: float) -> Latency:
+    return Latency(ms, ms, ms, 1)
 
 
 def no_runtime(*_args, **_settings):
@@ -154,6 +159,15 @@ def test_real_timings_tell_a_large_layer_from_a_small_one(monkeypatch):
     assert found["large"] > 2 * found["small"] > 0
     monkeypatch.setattr("taut.shape_times.time_fixed_onnx", no_runtime)
     assert timed({"a": models["large"]}, torch.zeros(1, 2048))["a"] > 0
+
+
+@pytest.mark.parametrize(("layer", "net"), [(0.5, 0.4), (0.12, 0.02), (0.1, 0.01), (0.08, 0.008)])
+def test_what_a_call_alone_takes_is_no_layers_time(monkeypatch, layer, net):
+    def clock(models, _x, timing):
+        return {name: latency(0.1 if isinstance(model, nn.Identity) else layer) for name, model in models.items()}
+
+    monkeypatch.setattr("taut.shape_times.time_fixed_onnx", clock)
+    assert timed({"layer": nn.Linear(4, 4)}, torch.zeros(1, 4)) == {"layer": pytest.approx(net)}
 
 
 def test_the_search_for_time_prices_by_the_table_and_leaves_it(tmp_path, monkeypatch):
