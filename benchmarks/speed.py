@@ -9,9 +9,9 @@ would choose, and no record has an accuracy.
 
 Ways: filters removed by ``taut.shrink`` in multiples of 8; the same by Torch-Pruning with its defaults, in any number;
 low rank, in both matricisations, the ranks shared out for multiply-adds (any rank, or multiples of 8) or for milliseconds
-(``ranks_by_budget``, its table of timings made for the batch). A level is how many times less of what is shared out is aimed at; one that no rank
-reaches has no record. One record a way, level and batch: ``setting.mac_ratio``, ``setting.speedup`` with its range over the
-sessions, ``setting.share``, the quotient of the two.
+(``ranks_by_budget``, its table of timings made for the batch). A level is how many times less of what is shared out is aimed
+at; one that no rank reaches has no record. One record a way, level and batch: ``setting.mac_ratio``, ``setting.speedup`` with
+its range over the sessions, ``setting.share``, the quotient of the two.
 """
 
 import argparse

@@ -188,8 +188,8 @@ def _share(choices: dict[str, list[Option]], room: float, budget: float) -> dict
     least = sum(front[-1].cost for front in fronts.values())
     if least > room:
         raise BudgetError(
-            f"a budget of {_told(budget)} cannot be met: the least ranks everywhere leave {_told(budget - room + least)}; remove units "
-            "first (taut.shrink), or give more"
+            f"a budget of {_told(budget)} cannot be met: the least ranks everywhere leave {_told(budget - room + least)}; remove "
+            "units first (taut.shrink), or give more"
         )
     chosen = {n: front[0] for n, front in fronts.items()} | allocate(fronts, float("inf"), floor=room)
     while True:  # what the last exchange saved too much
