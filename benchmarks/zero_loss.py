@@ -49,13 +49,13 @@ from taut.records import append_record, read_records
 RESULTS = Path(__file__).parent / "results" / "zero-loss.jsonl"
 RECOVERY = {
     "lenet-300-100": Recovery(epochs=40, lr=6e-3, mix=False, first=0.02),
-    "lenet-5-caffe": Recovery(epochs=30, lr=4e-3, mix=False, first=0.008),
+    "lenet-5-caffe": Recovery(epochs=20, lr=1.3e-3, mix=False, distill=0.9, temperature=4.0, first=0.008),
     "resnet-20": Recovery(epochs=6, lr=1e-3, first=0.1),
     "vgg-small": Recovery(epochs=6, lr=1e-3, first=0.03),
 }
 LONG = {
     "lenet-300-100": Recovery(epochs=200, lr=6e-3, mix=False, first=0.0119),
-    "lenet-5-caffe": Recovery(epochs=30, lr=4e-3, mix=False, first=0.006),
+    "lenet-5-caffe": replace(RECOVERY["lenet-5-caffe"], first=0.006),
 }
 """With ``--long``: straight to about a hundredth of the size, and to a two hundredth."""
 METHODS: dict[str, list[Method]] = {
