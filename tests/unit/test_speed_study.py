@@ -45,3 +45,19 @@ def test_a_level_that_no_rank_reaches_has_no_record(speed, monkeypatch, tmp_path
     monkeypatch.setitem(speed.WAYS, "low rank for time", refuses)
     assert run(speed, monkeypatch, tmp_path / "speed.jsonl", "--ways", "low rank for time") == []
     assert "cannot be met" in capsys.readouterr().out
+
+
+def test_the_table_has_a_row_a_way_and_level_and_tells_what_is_missing(scripts):
+    import speed_tables
+
+    def record(way, level, batch, speedup):
+        setting = {"level": level, "batch": batch, "mac_ratio": 2 * speedup, "speedup": speedup, "share": 0.5}
+        more = {"speedup_low": speedup - 1, "speedup_high": speedup + 1, "speedup_torch": 1.25}
+        return {"method": way, "setting": setting | more}
+
+    records = [record("a", 4.0, 1, 3.0), record("a", 2.0, 1, 1.5), record("a", 2.0, 32, 1.75)]
+    assert speed_tables.table(records).splitlines()[2:] == [
+        "| a | 2× | 3.00× | 1.50× <small>0.50–2.50</small>, share 0.50 | 1.25× "
+        "| 3.50× | 1.75× <small>0.75–2.75</small>, share 0.50 | 1.25× |",
+        "| a | 4× | 6.00× | 3.00× <small>2.00–4.00</small>, share 0.50 | 1.25× | — | — | — |",
+    ]
