@@ -57,7 +57,7 @@ def test_the_table_has_a_row_a_way_and_level_and_tells_what_is_missing(scripts):
 
     records = [record("a", 4.0, 1, 3.0), record("a", 2.0, 1, 1.5), record("a", 2.0, 32, 1.75)]
     assert speed_tables.table(records).splitlines()[2:] == [
-        "| a | 2× | 3.00× | 1.50× <small>0.50–2.50</small>, share 0.50 | 1.25× "
-        "| 3.50× | 1.75× <small>0.75–2.75</small>, share 0.50 | 1.25× |",
-        "| a | 4× | 6.00× | 3.00× <small>2.00–4.00</small>, share 0.50 | 1.25× | — | — | — |",
+        "| a | 2× | 1.50× <small>0.50–2.50</small> for 3.00× (0.50) | 1.25× "
+        "| 1.75× <small>0.75–2.75</small> for 3.50× (0.50) | 1.25× |",
+        "| a | 4× | 3.00× <small>2.00–4.00</small> for 6.00× (0.50) | 1.25× | — | — |",
     ]
