@@ -84,15 +84,16 @@ class Study:
         if args.long and args.network not in LONG:
             raise TautError(f"--long has no recovery for {args.network}: leave it out, or add one to LONG ({', '.join(LONG)})")
         torch.set_num_threads(args.threads)
-        self.args, self.how = args, replace(RECOVERY[args.network], precision=args.precision)
-        self.rounds = 0 if args.method == "untrained" else DENSE.get(args.network, 1) * self.how.epochs
+        usual = replace(RECOVERY[args.network], precision=args.precision)
+        self.args, self.how = args, asked(args, usual)
+        self.rounds = 0 if args.method == "untrained" else DENSE.get(args.network, 1) * usual.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         args.augment = args.augment or ("affine" if METHODS[args.method] and self.rounds else recipe["augment"])
         augment = None if args.augment == references.NONE else args.augment
         self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=augment, repeat=args.repeat)
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
-        dense = references.Dense(args, self.how, self.rounds, self.train, splits)
+        dense = references.Dense(args, usual, self.rounds, self.train, splits)
         self.start, self.reference = dense.reference()
         self.accuracy = evaluate(self.reference, splits.val)[1]
         print(f"reference: {self.start}, validation {self.accuracy}", flush=True)
@@ -124,9 +125,7 @@ class Study:
                 self.choose(self.search(drop), drop, aim)
             return
         if self.args.long:
-            how = LONG[self.args.network]
-            epochs, first = self.args.epochs or how.epochs, self.args.first or how.first
-            how = replace(how, precision=self.args.precision, epochs=epochs, first=first)
+            how = asked(self.args, replace(LONG[self.args.network], precision=self.args.precision))
             found = self.search(wanted[-1][0], how, whole=True)
             for drop, aim in wanted:
                 self.choose(found, drop, aim)
@@ -161,6 +160,11 @@ class Study:
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
         keep_curve(curve_file(args.out), points, way, step)
         print(done.summary["ratio"], done.summary["test"], flush=True)
+
+
+def asked(args: argparse.Namespace, how: Recovery) -> Recovery:
+    """With the epochs of a training and the first size of the command line."""
+    return replace(how, epochs=args.epochs or how.epochs, first=args.first or how.first)
 
 
 def spent(folder: Path | None) -> float:
@@ -203,8 +207,8 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--repeat", type=int, help="epochs that are augmented differently; then they come again, to save time")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the arithmetic in training")
     parser.add_argument("--long", action="store_true", help="long trainings, for the smallest drop; the others from there")
-    parser.add_argument("--first", type=float, help="part of the dense size that a long search begins with")
-    parser.add_argument("--epochs", type=int, help="of each training of a long search")
+    parser.add_argument("--first", type=float, help="part of the dense size that a search begins with")
+    parser.add_argument("--epochs", type=int, help="of each training of a search")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--save-reference", action="store_true", help="keep the dense network that was trained on")

@@ -9,7 +9,7 @@ import torch
 from laws.compress_laws import blobs, trained
 from torch import nn
 
-from taut.budget import Budget, Recovery
+from taut.budget import Budget, Gradual, Recovery
 from taut.budget.grids import attempt
 from taut.budget.options import Option
 from taut.budget.trial import Setup
@@ -125,6 +125,7 @@ RESUMED = {
     "layer by layer": [Prune(by="fisher")],
     "all at once": [Entropy()],
     "one after the other": [Entropy(), Prune(by="fisher")],
+    "little by little": [Gradual()],
 }
 
 

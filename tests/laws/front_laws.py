@@ -49,3 +49,21 @@ def check_chosen(make, seed, folder):
     held = [p for p in points if front.file(p.step).exists()]
     for p in held:
         assert not any(q.bytes < p.bytes and q.metric >= p.metric and q.loss <= p.loss for q in points), "a useless file"
+
+
+def check_unbeaten(choose, seed):
+    """``choose(trials, than, maximize)``: with ``than`` the smallest file of every budget, and none that no budget needs."""
+    points, trials = candidates(seed)
+    than = trials[seed % len(trials)]
+    chosen = choose([trial for trial in trials if trial is not than], than, True)
+    left = [than, *chosen]
+    for budget in BUDGETS:
+        smallest = [
+            min((trial.cost for trial in some if budget.holds(points[0], trial.evaluation)), default=None)
+            for some in (trials, left)
+        ]
+        assert smallest[0] == smallest[1], budget
+    for one in chosen:
+        others = [(t.cost, t.evaluation.loss, -t.evaluation.metric) for t in left if t is not one]
+        mine = one.cost, one.evaluation.loss, -one.evaluation.metric
+        assert not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others), "of no use"

@@ -4,10 +4,10 @@ import pytest
 import torch
 from laws.budget_laws import network
 from laws.compress_laws import blobs
-from laws.front_laws import candidates, check_chosen
+from laws.front_laws import candidates, check_chosen, check_unbeaten
 
 from taut.budget import Budget, compress
-from taut.budget.front import Front
+from taut.budget.front import Front, unbeaten
 from taut.compressors import Quantize
 from taut.curve import Curve
 from taut.errors import BudgetError, FormatError
@@ -40,6 +40,26 @@ def test_planted_faults_are_caught(fault, tmp_path):
     with pytest.raises((AssertionError, FormatError)):
         for seed in range(40):
             check_chosen(fault, seed, tmp_path / str(seed))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_of_one_trainings_networks_those_that_some_budget_would_choose(seed):
+    check_unbeaten(unbeaten, seed)
+
+
+def small_only(trials, than, maximize):
+    """Forgets what is larger than the chosen one, and better."""
+    return [trial for trial in unbeaten(trials, than, maximize) if trial.cost <= than.cost]
+
+
+@pytest.mark.parametrize(
+    "fault", [lambda trials, *_: trials, lambda *_: [], lambda trials, than, _: unbeaten(trials, than, False), small_only],
+    ids=["all of them", "none", "the metric turned round", "small ones"],
+)  # fmt: skip
+def test_planted_faults_in_what_stands_beside_are_caught(fault):
+    with pytest.raises(AssertionError):
+        for seed in range(40):
+            check_unbeaten(fault, seed)
 
 
 def test_a_metric_where_less_is_better(tmp_path):

@@ -41,7 +41,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "long": False,
-        "save_reference": False, "first": None,
+        "save_reference": False, "first": None, "epochs": None,
     }  # fmt: skip
 
 
@@ -149,6 +149,9 @@ def test_a_reference_that_was_kept_is_not_trained_again(arguments, monkeypatch, 
     assert len(trainings) == 2 and again.start == first.start and again.accuracy == first.accuracy
     weights = first.reference.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.reference.state_dict().items())
+    # how the search trains is another matter
+    other = zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "epochs": 1, "first": 0.5}))
+    assert len(trainings) == 2 and (other.how.epochs, other.how.first, other.rounds) == (1, 0.5, first.rounds)
     # of another training it is left aside, and said so
     zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "repeat": 1}))
     assert len(trainings) == 4 and "has had another training" in capsys.readouterr().out

@@ -63,7 +63,7 @@ def compress(
     The search moves layers down their methods' ladders. A local model of the loss orders the moves; a move is kept if and only
     if the network *as it would ship* (coded, fine-tuned, batch norms re-estimated) is measured to be within the budget on
     ``val`` and cheaper. It ends when a measured probe of every layer's next move has failed, at ``time_limit`` seconds,
-    or after ``max_steps`` measured candidates (the same on every machine).
+    or after ``max_steps`` steps (the same on every machine): each measures a candidate, or several of one training.
 
     ``train``, ``val``: iterables of batches, ``(input, target)``, dicts, or inputs alone (then the original network's outputs
     are the target). Without ``train`` nothing is fine-tuned. ``budget``: default ``Budget(metric_drop=0.0)``. ``minimize``:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,20 @@ class Measured:
         """Whether this is no worse in anything."""
         metric = self.metric >= other.metric if maximize else self.metric <= other.metric
         return metric and self.loss <= other.loss and self.cost <= other.cost
+
+
+def _of(trial: Trial) -> Measured:
+    return Measured(trial.cost, trial.evaluation.metric, trial.evaluation.loss, True)
+
+
+def unbeaten(trials: Iterable[Trial], than: Trial, maximize: bool) -> list[Trial]:
+    """Those that are not beaten by another one, nor by ``than``: of several that are equal the first."""
+    left: list[tuple[Measured, Trial]] = []
+    for trial in (than, *trials):
+        new = _of(trial)
+        if not any(one.beats(new, maximize) for one, _ in left):
+            left = [pair for pair in left if pair[1] is than or not new.beats(pair[0], maximize)] + [(new, trial)]
+    return [trial for _, trial in left[1:]]
 
 
 class Front:
@@ -58,8 +73,7 @@ class Front:
 
     def add(self, step: int, trial: Trial) -> None:
         """Remember a candidate; keep its network if no other one is as good, and forget those that are worse and larger."""
-        evaluation = trial.evaluation
-        new = Measured(trial.cost, evaluation.metric, evaluation.loss, True)
+        new = _of(trial)
         others = {s: m for s, m in self.found.items() if s != step}
         if step == 0 or any(m.held and m.beats(new, self.maximize) for m in others.values()):
             new = replace(new, held=step == 0)

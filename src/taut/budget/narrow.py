@@ -55,7 +55,7 @@ def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe:
             measured, error = trial.evaluation.loss - before.loss, trial.evaluation.paired_error(before)
             if good:
                 progress.kept, width = trial, width * step
-            observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
+            observe(Step(trial, 0.0, measured, error, 0.0, good), progress)
             if not good:
                 if step > how.step:
                     break

@@ -60,4 +60,4 @@ def _try(setup: Setup, how: RateQuantize, progress: Progress, model: LossModel, 
         high, progress.too_small = price, max(progress.too_small, trial.cost)
     progress.prices = low, high
     progress.priced = not smaller or finest and not low or bool(low and high) and high <= CLOSE * low
-    observe(Step(progress.step, trial, 0.0, measured, error, 0.0, holds and smaller), progress)
+    observe(Step(trial, 0.0, measured, error, 0.0, holds and smaller), progress)

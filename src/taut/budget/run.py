@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from taut.budget.budget import Budget
-from taut.budget.front import Front
+from taut.budget.front import Front, unbeaten
 from taut.budget.gradual import Gradual
 from taut.budget.journal import Journal
 from taut.budget.loss_model import LossModel, fit
@@ -150,41 +150,46 @@ class Run:
         self.known = max((record["step"] for record in records), default=-1)
         if data is not None and self.journal is not None and records:
             self.kept_step, self.spent, self.narrowed = data["kept_step"], data["spent"], data["narrowed"]
-            for record in records:
-                if record["step"] <= data["step"]:
-                    self.curve.append(Point.from_record(record), known=True)
-            log.info("resuming after step %d", data["step"])
+            for record in records[: max(1, data["points"])]:  # the first state is older than the first point
+                self.curve.append(Point.from_record(record), known=True)
+            log.info("resuming after point %d", self.curve.points[-1].step)
             return self.journal.progress(data, self.setup, lambda: copy.deepcopy(model).eval())
         dense = copy.deepcopy(model).eval()
         progress = Progress(Trial(dense, dense, {}, self.setup.baseline, self.setup.cost(dense)))
         # before the first point: whoever finds points finds whose they are
         self._write(progress)
-        self._point(Step(0, progress.kept, 0.0, 0.0, 0.0, 0.0, True))
+        self._point(Step(progress.kept, 0.0, 0.0, 0.0, 0.0, True))
         return progress
 
     def _observe(self, step: Step, progress: Progress) -> None:
+        """A candidate, after those beside it that another budget may choose; a point is numbered by its place in the curve."""
+        loss = step.trial.evaluation.loss
+        for other in unbeaten(step.trial.others, step.trial, self.setup.budget.maximize):
+            measured = step.measured + other.evaluation.loss - loss
+            self._point(replace(step, trial=other, measured=measured, kept=False))
         if step.kept:
-            self.kept_step = step.index
+            self.kept_step = len(self.curve)
         self._point(step)
         self._write(progress)
 
     def _write(self, progress: Progress) -> None:
         if self.journal is not None:
-            self.journal.write(progress, {"kept_step": self.kept_step, "spent": self._seconds(), "narrowed": self.narrowed})
+            more = {"kept_step": self.kept_step, "spent": self._seconds(), "narrowed": self.narrowed, "points": len(self.curve)}
+            self.journal.write(progress, more)
 
     def _seconds(self) -> float:
         return self.spent + time.monotonic() - self.start
 
     def _point(self, step: Step) -> None:
-        trial = step.trial
+        trial, number = step.trial, len(self.curve)
         plan = {name: str(method) for name, method in trial.plan.items()}
         ledger = self.meter.ledger(trial.shipped)
-        self.front.add(step.index, trial)
+        self.front.add(number, trial)
         point = Point(
-            step.index, trial.evaluation.loss, trial.evaluation.metric, ledger, step.kept, plan, step.predicted, step.measured,
+            number, trial.evaluation.loss, trial.evaluation.metric, ledger, step.kept, plan, step.predicted, step.measured,
             step.radius, self._seconds(),
         )  # fmt: skip
-        self.curve.append(point, known=step.index <= self.known)
+        self.curve.append(point, known=number <= self.known)
         if self.tell is not None:
             self.tell(point)
 

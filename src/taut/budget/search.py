@@ -40,7 +40,6 @@ RADIUS_END = 1e-4
 class Step:
     """A measured candidate as the log keeps it."""
 
-    index: int
     trial: Trial
     predicted: float
     measured: float
@@ -199,7 +198,7 @@ class Search:
                 progress.region = None
         else:
             progress.rejected.add(_key(moves))
-        self.observe(Step(progress.step, trial, predicted, measured, error, region.radius, good), progress)
+        self.observe(Step(trial, predicted, measured, error, region.radius, good), progress)
 
     def _descend(
         self, progress: Progress, survey: Survey, moves: dict[str, Option], step: int

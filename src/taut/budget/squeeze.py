@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from taut.budget import gradual, grids
@@ -76,7 +76,7 @@ def _try(
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
     good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
     if good:
-        progress.kept, progress.start, progress.misses, progress.again = trial, None, 0, 0
+        progress.kept, progress.start, progress.misses, progress.again = replace(trial, others=()), None, 0, 0
     elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and (progress.again or nearly(setup, trial)):
         if not progress.again or rank(setup, trial) > progress.nearest:
             progress.start, progress.nearest = trial.dense, rank(setup, trial)
@@ -88,7 +88,7 @@ def _try(
         progress.start = trial.dense if adds_up and measured < 2 * error else None
     close = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
     progress.squeezed = close and not progress.again
-    observe(Step(progress.step, trial, 0.0, measured, error, 0.0, good), progress)
+    observe(Step(trial, 0.0, measured, error, 0.0, good), progress)
 
 
 def _target(setup: Setup, progress: Progress, whole: float, floor: float) -> float:

@@ -49,13 +49,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Trial:
-    """A measured candidate. ``dense`` holds the weights that the next step starts from, ``shipped`` is the coded network."""
+    """A measured candidate. ``dense`` holds the weights that the next step starts from, ``shipped`` is the coded network.
+
+    ``others``: what was measured beside it, of the same training, which this budget does not choose and another one may.
+    """
 
     dense: nn.Module
     shipped: nn.Module
     plan: Plan
     evaluation: Evaluation
     cost: float
+    others: tuple[Trial, ...] = ()
 
 
 def rank(setup: Setup, trial: Trial) -> tuple[bool, float, float]:

@@ -50,7 +50,7 @@ def compress(
     metric: Annotated[str | None, typer.Option(help="package.module:metric, called as metric(model, batches).")] = None,
     recover: Annotated[bool, typer.Option(help="Fine-tune after each step.")] = True,
     time_limit: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 10m, 1h30m.")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many measured candidates.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps of the search.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     batch: Annotated[int, typer.Option(help="The batch size at which latency is measured.")] = 1,
     graph: Annotated[bool, typer.Option("--graph", help="The graph travels in model.taut, for about a kilobyte.")] = False,
