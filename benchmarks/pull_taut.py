@@ -61,8 +61,8 @@ PLANS = {
     "lenet-5-caffe": Plan(12, 2e-3, 2, dict.fromkeys(CODEBOOKS, (1, 3, 4)) | {
         "entropy codebook": (1, 3, 5), "deep compression": (1, 3, 5), "learning-compression": (1, 3),
     }),
-    "resnet-20": Plan(16, 1e-3, 4, dict.fromkeys(CODEBOOKS, (1, 3))),
-    "vgg-small": Plan(16, 1e-3, 4, dict.fromkeys(("steering", "k-means"), (1, 3))),
+    "resnet-20": Plan(16, 1e-3, 8, dict.fromkeys(CODEBOOKS, (1, 3))),
+    "vgg-small": Plan(16, 1e-3, 8, dict.fromkeys(("steering", "k-means"), (1, 3))),
 }  # fmt: skip
 SLICE = ("steering", "k-means")
 
