@@ -185,7 +185,7 @@ def check_trained_on(squeeze_by, script):
         patch.setattr(squeeze, "own_layers", lambda model: ["0"])
         progress = squeeze_by(setup, Gradual(), Progress(kept), lambda step, progress: None)
     for (_, aimed_at), (start, target), (_, source) in zip(seen[:-1], seen[1:], script[:-1], strict=True):
-        others = [other.dense for other in trials if other is not progress.kept]
+        others = [other.dense for other in trials if other.dense is not progress.kept.dense]
         assert start is trials[source].dense if source is not None else all(start is not dense for dense in others)
         assert (target == aimed_at) == (source is not None)
 
@@ -226,3 +226,25 @@ def test_training_on_comes_to_an_end(monkeypatch):
     monkeypatch.setattr(squeeze, "AGAIN", 100)
     with pytest.raises(AssertionError):
         check_trained_on(squeeze.squeeze, SCRIPTS[0])
+
+
+@pytest.mark.parametrize(
+    ("others", "kept", "too_small"),
+    [
+        ([(GOOD, 150), (GOOD, 170)], 150, 100),
+        ([(GOOD, 1200), (NOISE, 150)], 1000, 100),  # none that is smaller than what there is and in budget
+        ([], 1000, 100),
+    ],
+    ids=["two are in budget", "one is too large", "none"],
+)
+def test_of_a_training_that_failed_at_its_size_a_larger_file_in_budget_is_kept(others, kept, too_small):
+    before = Evaluation(0.1, 0.98, 1000, torch.full((1000,), 0.1), HITS)
+    progress = Progress(Trial(nn.Linear(1, 1), nn.Identity(), {}, before, 1000.0))
+    setup = SimpleNamespace(budget=Budget(metric_drop=0.0), baseline=before)
+    failed = Trial(nn.Linear(1, 1), nn.Identity(), {}, noisy(WORSE, 1).evaluation, 100, tuple(noisy(*one) for one in others))
+    seen = []
+    squeeze._try(setup, progress, failed, 100.0, False, lambda step, progress: seen.append(step))
+    assert (progress.kept.cost, progress.too_small, progress.kept.others) == (kept, too_small, ())
+    assert seen[0].kept == (kept < 1000) and sorted(
+        one.cost for one in (seen[0].trial, *seen[0].trial.others)
+    ) == sorted([100, *(cost for _, cost in others)])  # all of them are told

@@ -73,8 +73,11 @@ def _try(
     setup: Setup, progress: Progress, trial: Trial, target: float, adds_up: bool, observe: Observer
 ) -> None:  # fmt: skip
     before = progress.kept
+    good = _good(setup, before, trial)
+    if not good and any(_good(setup, before, other) for other in trial.others):
+        progress.too_small = max(progress.too_small, trial.cost)
+        trial, good = _smallest_good(setup, before, trial), True
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
-    good = setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
     if good:
         progress.kept, progress.start, progress.misses, progress.again = replace(trial, others=()), None, 0, 0
     elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and (progress.again or nearly(setup, trial)):
@@ -89,6 +92,17 @@ def _try(
     close = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
     progress.squeezed = close and not progress.again
     observe(Step(trial, 0.0, measured, error, 0.0, good), progress)
+
+
+def _good(setup: Setup, before: Trial, trial: Trial) -> bool:
+    return setup.budget.holds(setup.baseline, trial.evaluation) and trial.cost < before.cost
+
+
+def _smallest_good(setup: Setup, before: Trial, trial: Trial) -> Trial:
+    """Larger than was aimed at, but in budget, and smaller than what was kept; the one that failed is beside it."""
+    best = min((other for other in trial.others if _good(setup, before, other)), key=lambda other: other.cost)
+    beside = (replace(trial, others=()), *(other for other in trial.others if other is not best))
+    return replace(best, others=beside)
 
 
 def _target(setup: Setup, progress: Progress, whole: float, floor: float) -> float:
