@@ -18,6 +18,7 @@ import argparse
 import copy
 import tempfile
 from itertools import islice
+from math import isclose
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -110,8 +111,9 @@ def run(args: argparse.Namespace, seed: int) -> None:
     coder = Coder(network, splits)
     before = measured(network, splits)
     for way in args.ways:
-        for setting in SETTINGS[way][:: args.every]:
-            if (args.network, way, setting, seed) in known:
+        for setting in SETTINGS[way]:
+            wanted = args.settings is None or any(isclose(setting, value, rel_tol=0.01) for value in args.settings)
+            if not wanted or (args.network, way, setting, seed) in known:
                 continue
             back, size, seconds = coder.code(way, setting)
             record = {
@@ -162,7 +164,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the data set's files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the baselines")
     parser.add_argument("--ways", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="WAY")
-    parser.add_argument("--every", type=int, default=1, help="of a way's settings take the first of so many; 1: all")
+    parser.add_argument("--settings", type=float, nargs="+", help="only these of the ways' settings, for a large network")
     parser.add_argument("--table", action="store_true", help="print what the records say")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()

@@ -225,16 +225,11 @@ def test_shared_values_are_trained_and_taken_where_that_is_better(monkeypatch):
     assert found[-1.0] == found[1.0] > found[1.1]
 
 
-@pytest.mark.parametrize(
-    ("cost", "holds", "usual"),
-    [(50, True, 80), (50, False, 50), (90, True, 90), (80, True, 80)],
-    ids=["coarse", "out of budget", "fine", "just as coarse"],
-)
-def test_coarse_values_of_many_weights_do_not_set_how_many_weights_the_next_has(cost, holds, usual):
+@pytest.mark.parametrize(("cost", "usual"), [(50, 80), (90, 90), (80, 80)], ids=["coarse", "fine", "just as coarse"])
+def test_coarse_values_of_many_weights_do_not_set_how_many_weights_the_next_has(cost, usual):
     def trial(cost, method, others=()):
         return Trial(nn.Linear(1, 1), nn.Linear(1, 1), {"0": method}, Evaluation(0.0, 1.0, 1, torch.zeros(1)), cost, others)
 
-    setup = SimpleNamespace(baseline=None, budget=SimpleNamespace(holds=lambda *_: holds))
     others = trial(100, Codebook(16)), trial(70, Codebook(8)), trial(200, RateQuantize())
-    assert prices.usual_cost(setup, trial(cost, RateQuantize(), others)) == usual
-    assert prices.usual_cost(setup, trial(cost, RateQuantize())) == cost  # nothing shared was measured
+    assert prices.usual_cost(trial(cost, RateQuantize(), others)) == usual
+    assert prices.usual_cost(trial(cost, RateQuantize())) == cost  # nothing shared was measured

@@ -140,7 +140,7 @@ def attempt(setup: Setup, how: Gradual, dense: nn.Module, target: float, step: i
     model = narrower(model, inputs_of(next(iter(setup.val))))
     weights = _removable({name: layer for name, layer in find_layers(model).items() if name in names})
     trial = fewer_values(setup, model, target, seed)
-    return trial, usual_cost(setup, trial) / max(1, sum(int((w != 0).sum()) for w in weights))
+    return trial, usual_cost(trial) / max(1, sum(int((w != 0).sum()) for w in weights))
 
 
 def _begin(dense: nn.Module, how: Gradual) -> nn.Module:

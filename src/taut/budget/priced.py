@@ -54,10 +54,8 @@ def fewer_values(setup: Setup, model: nn.Module, target: float, seed: int) -> Tr
     return replace(best, others=tuple(trial for trial in found if trial is not best))
 
 
-def usual_cost(setup: Setup, trial: Trial) -> float:
+def usual_cost(trial: Trial) -> float:
     """What the weights of a network of :func:`fewer_values` take, by which the number of those of a smaller one is reckoned."""
-    if not setup.budget.holds(setup.baseline, trial.evaluation):
-        return trial.cost
     usual = max((other.cost for other in trial.others if not _rated(other)), default=0.0)
     return max(trial.cost, COARSEST * usual)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from taut.budget import gradual, grids
 from taut.budget.gradual import Gradual
+from taut.budget.priced import usual_cost
 from taut.budget.recover import OutOfTime
 from taut.budget.search import STEP_FLOOR, Observer, Progress, Step
 from taut.budget.trial import Setup, Trial, nearly, own_layers, rank
@@ -84,7 +85,7 @@ def _try(
         if not progress.again or rank(setup, trial) > progress.nearest:
             progress.start, progress.nearest = trial.dense, rank(setup, trial)
         progress.again, progress.latest = progress.again + 1, target
-        progress.price *= target / trial.cost  # so that the same number of weights is aimed at
+        progress.price *= target / usual_cost(trial)  # so that the same number of weights is aimed at
     else:
         progress.misses, progress.again = progress.misses + 1, 0
         progress.too_small = max(progress.too_small, trial.cost)
