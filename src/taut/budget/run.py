@@ -152,7 +152,7 @@ class Run:
             self.kept_step, self.spent, self.narrowed = data["kept_step"], data["spent"], data["narrowed"]
             for record in records[: max(1, data["points"])]:  # the first state is older than the first point
                 self.curve.append(Point.from_record(record), known=True)
-            log.info("resuming after point %d", self.curve.points[-1].step)
+            log.info("resuming after step %d", self.curve.points[-1].step)
             return self.journal.progress(data, self.setup, lambda: copy.deepcopy(model).eval())
         dense = copy.deepcopy(model).eval()
         progress = Progress(Trial(dense, dense, {}, self.setup.baseline, self.setup.cost(dense)))
