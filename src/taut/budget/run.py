@@ -150,7 +150,8 @@ class Run:
         self.known = max((record["step"] for record in records), default=-1)
         if data is not None and self.journal is not None and records:
             self.kept_step, self.spent, self.narrowed = data["kept_step"], data["spent"], data["narrowed"]
-            for record in records[: max(1, data["points"])]:  # the first state is older than the first point
+            count = data.get("points", data["step"] + 1)  # states of earlier versions: a point a step
+            for record in records[: max(1, count)]:  # the first state is older than the first point
                 self.curve.append(Point.from_record(record), known=True)
             log.info("resuming after step %d", self.curve.points[-1].step)
             return self.journal.progress(data, self.setup, lambda: copy.deepcopy(model).eval())
