@@ -163,8 +163,8 @@ class Study:
 
 
 def asked(args: argparse.Namespace, how: Recovery) -> Recovery:
-    """With the epochs of a training and the first size of the command line."""
-    return replace(how, epochs=args.epochs or how.epochs, first=args.first or how.first)
+    """With the epochs and the learning rate of a training, and the first size, of the command line."""
+    return replace(how, epochs=args.epochs or how.epochs, lr=args.lr or how.lr, first=args.first or how.first)
 
 
 def spent(folder: Path | None) -> float:
@@ -209,6 +209,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
     parser.add_argument("--long", action="store_true", help="long trainings, for the smallest drop; the others from there")
     parser.add_argument("--first", type=float, help="part of the dense size that a search begins with")
     parser.add_argument("--epochs", type=int, help="of each training of a search")
+    parser.add_argument("--lr", type=float, help="of each training of a search; tiny networks bear a higher one")
     parser.add_argument("--loosest", type=float, default=LOOSEST, help="points that the search may lose, if no drop is larger")
     parser.add_argument("--work", type=Path, help="folder of this network and seed, where an interrupted search goes on")
     parser.add_argument("--save-reference", action="store_true", help="keep the dense network that was trained on")

@@ -41,7 +41,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "long": False,
-        "save_reference": False, "first": None, "epochs": None,
+        "save_reference": False, "first": None, "epochs": None, "lr": None,
     }  # fmt: skip
 
 
@@ -102,17 +102,18 @@ def test_a_drop_that_the_common_search_began_below_is_searched_for_by_itself(arg
     assert longer.epochs == study.rounds and longer.first * 10_000 == pytest.approx(zero_loss.LARGER * 900)
 
 
-@pytest.mark.parametrize(("epochs", "begun_with"), [(None, 200), (45, 45)])
-def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(scripts, epochs, begun_with):
+@pytest.mark.parametrize(("asked", "begun_with"), [((None, None), (200, 6e-3)), ((45, 2e-3), (45, 2e-3))])
+def test_long_trainings_are_for_the_smallest_drop_and_all_are_chosen_from_there(scripts, asked, begun_with):
     import zero_loss
 
     study, begun, chosen = object.__new__(zero_loss.Study), [], []
-    args = {"long": True, "network": "lenet-300-100", "precision": "bfloat16", "first": 0.01, "epochs": epochs}
+    args = {"long": True, "network": "lenet-300-100", "precision": "bfloat16", "first": 0.01}
+    args |= dict(zip(("epochs", "lr"), asked, strict=True))
     study.args, study.rounds = SimpleNamespace(**args), 120
     study.search = lambda drop, how=None, whole=False: begun.append((drop, how, whole)) or f"search of {drop:g}"
     study.choose = lambda *what: chosen.append(what)
     study.deliver([(0.1, {"max_drop": 0.1}), (0.0, {"max_drop": 0.0})])
-    how = replace(zero_loss.LONG["lenet-300-100"], precision="bfloat16", first=0.01, epochs=begun_with)
+    how = replace(zero_loss.LONG["lenet-300-100"], precision="bfloat16", first=0.01, epochs=begun_with[0], lr=begun_with[1])
     assert begun == [(0.0, how, True)]
     assert chosen == [("search of 0", 0.1, {"max_drop": 0.1}), ("search of 0", 0.0, {"max_drop": 0.0})]
 
