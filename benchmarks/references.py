@@ -41,13 +41,14 @@ class Dense:
     train: Iterable
     splits: Splits
 
-    @property
-    def training(self) -> str:
+    def training(self, repeat: int | None) -> str:
         """What has to be the same for a kept network to be the one."""
-        return f"{self.rounds} epochs twice, {self.how}, repeat {self.args.repeat}"
+        return f"{self.rounds} epochs twice, {self.how}, repeat {repeat}"
 
     def reference(self) -> Reference:
-        """The network that was kept, if it has had this training; else of the trainings the best on validation data."""
+        """The network that was kept, if it has had this training, or this one of images that never come again; else of the
+        trainings the best on validation data.
+        """
         found = self._read() or self._best()
         if self.args.save_reference:
             self._write(found)
@@ -99,7 +100,7 @@ class Dense:
             return None
         with safe_open(file, "pt") as kept:
             told = kept.metadata() or {}
-        if told.get("training") != self.training:
+        if told.get("training") not in (self.training(self.args.repeat), self.training(None)):
             print(f"{file.name} has had another training ({told.get('training')}): left aside", flush=True)
             return None
         model = build(self.args.network)
@@ -107,4 +108,4 @@ class Dense:
         return told["start"], model.eval()
 
     def _write(self, found: Reference) -> None:
-        save(found[1], self._file(), {"training": self.training, "start": found[0]})
+        save(found[1], self._file(), {"training": self.training(self.args.repeat), "start": found[0]})

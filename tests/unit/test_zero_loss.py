@@ -156,6 +156,10 @@ def test_a_reference_that_was_kept_is_not_trained_again(arguments, monkeypatch, 
     # of another training it is left aside, and said so
     zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "repeat": 1}))
     assert len(trainings) == 4 and "has had another training" in capsys.readouterr().out
+    # images that never come again are as good for a search whose images do
+    fresh = zero_loss.Study(SimpleNamespace(**vars(args) | {"repeat": None}))
+    again = zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "repeat": 1}))
+    assert len(trainings) == 6 and again.accuracy == fresh.accuracy
 
 
 def test_images_as_they_are_have_a_baseline_of_their_own(arguments, digits, monkeypatch):
