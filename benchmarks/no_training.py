@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "no-training.jsonl"
 IMAGES, TEXTS = 4096, 512
 """Examples that ways with data look at; a text is 128 characters long."""
 PRICES = tuple(1e-12 * 2**i for i in range(28))
-"""The last ten are for losses per character: a network that reads text bears a price a thousand times higher."""
+"""The last ten for ``char-transformer``, of which 2.56e-10 still leaves a quarter, and nothing lost."""
 SETTINGS: dict[str, tuple[float, ...]] = {
     "rounded": (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75),
     "rate-aware": PRICES,
