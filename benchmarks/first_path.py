@@ -13,16 +13,15 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from time import monotonic
 
 import torch
 from baselines import trained
+from searches import teller
 
 from taut.bench.data import Batches, load
 from taut.bench.networks import build
 from taut.bench.recipes import RECIPES
 from taut.budget import Budget, Recovery, compress
-from taut.curve import Point
 from taut.deliver import deliver
 from taut.records import append_record, read_records
 
@@ -45,15 +44,10 @@ def main() -> None:
     val, test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
     command = shlex.join(["python", "benchmarks/first_path.py", *hidden(sys.argv[1:])])
     labels = {"study": "first-path", "network": args.network, "dataset": args.dataset, "training": "plain"}
-    start = monotonic()
-
-    def tell(point: Point) -> None:
-        kept = "kept" if point.kept else "-"
-        print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
 
     result = compress(
         network, train, val, Budget(metric_drop=args.max_drop / 100), recover=RECOVERY[args.network], seed=args.seed,
-        time_limit=60 * args.minutes, progress=tell, labels=labels, workdir=args.workdir,
+        time_limit=60 * args.minutes, progress=teller(), labels=labels, workdir=args.workdir,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         out = args.keep or Path(temporary)

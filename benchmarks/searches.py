@@ -8,16 +8,29 @@ bytes and its loss and accuracy on validation data; test data was not looked at 
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from taut.curve import Point
 from taut.records import append_records, read_records
 
 RESULTS = Path(__file__).parent / "results"
 SAME = ("study", "network", "dataset", "seed", "method", "bytes", "metric_val")
 
 Record = dict[str, Any]
+
+
+def teller(figure: str = "metric") -> Callable[[Point], None]:
+    """Prints every point of a search that begins now: seconds, place, whether it is kept, its metric or loss, and bytes."""
+    start = monotonic()
+
+    def tell(point: Point) -> None:
+        kept = "kept" if point.kept else "-"
+        print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {getattr(point, figure):.4f} {point.bytes:8d}", flush=True)
+
+    return tell
 
 
 def curve_file(records: Path) -> Path:

@@ -18,11 +18,11 @@ import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
-from time import monotonic
 
 import torch
 from baselines import trained
 from first_path import hidden
+from searches import teller
 
 from taut.bench.data import Batches, load
 from taut.bench.networks import build
@@ -31,7 +31,6 @@ from taut.bench.splits import Splits
 from taut.budget import Budget, compress
 from taut.budget.run import Result
 from taut.compressors import RateQuantize
-from taut.curve import Point
 from taut.deliver import deliver
 from taut.records import append_record, read_records
 
@@ -44,18 +43,14 @@ LABELS = {"study": "text", "network": NETWORK, "dataset": DATASET, "training": "
 
 def search(args: argparse.Namespace, splits: Splits) -> Result:
     """The smallest file whose loss per character is within the percentage."""
-    network, start = trained(NETWORK, DATASET, args.seed), monotonic()
+    network = trained(NETWORK, DATASET, args.seed)
     before = evaluate(network, splits.val)[0]
     print(f"baseline: {before:.4f} nats a character on validation files", flush=True)
     batches = list(islice(Batches(splits.train, 32, seed=args.seed), TEXTS // 32))
 
-    def tell(point: Point) -> None:
-        kept = "kept" if point.kept else "-"
-        print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.loss:.4f} {point.bytes:8d}", flush=True)
-
     return compress(
         network, batches, Batches(splits.val, 128, shuffle=False), Budget(loss_increase=args.increase / 100 * before),
-        methods=[RateQuantize(by="loss")], recover=False, seed=args.seed, time_limit=60 * args.minutes, progress=tell,
+        methods=[RateQuantize(by="loss")], recover=False, seed=args.seed, time_limit=60 * args.minutes, progress=teller("loss"),
         labels=LABELS, workdir=args.work,
     )  # fmt: skip
 

@@ -25,12 +25,11 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 
 import references
 import torch
 from first_path import hidden
-from searches import curve_file, keep_curve
+from searches import curve_file, keep_curve, teller
 
 from taut.bench.augment import AUGMENTATIONS
 from taut.bench.data import Batches, load
@@ -40,7 +39,6 @@ from taut.budget import Budget, Gradual, Recovery, Shrink, compress
 from taut.budget.run import Method, Result
 from taut.compressors import RateQuantize
 from taut.compressors.pool import Pool
-from taut.curve import Point
 from taut.deliver import deliver
 from taut.errors import TautError
 from taut.precision import PRECISIONS
@@ -103,18 +101,14 @@ class Study:
 
     def search(self, drop: float, how: Recovery | None = None, whole: bool = False) -> Result:
         """Go from large sizes to small ones while no more than ``drop`` points are lost; ``whole``: not narrowed first."""
-        args, start, self.used = self.args, monotonic(), how or self.how
+        args, self.used = self.args, how or self.how
         self.method = "gradual" if whole and args.method in NARROW else args.method
         folder = None if args.work is None else args.work / f"search-{self.method}-{drop:g}"
-
-        def tell(point: Point) -> None:
-            kept = "kept" if point.kept else "-"
-            print(f"{monotonic() - start:6.0f} s {point.step:3d} {kept:4s} {point.metric:.4f} {point.bytes:8d}", flush=True)
 
         return compress(
             self.reference, self.train, self.val, Budget(metric_drop=drop / 100), recover=self.used if self.rounds else False,
             methods=METHODS[self.method] or None, seed=args.seed, time_limit=max(1.0, 60 * args.minutes - spent(folder)),
-            progress=tell, labels=self.labels, workdir=folder,
+            progress=teller(), labels=self.labels, workdir=folder,
         )  # fmt: skip
 
     def deliver(self, wanted: list[tuple[float, dict[str, float]]]) -> None:
