@@ -1,5 +1,6 @@
 """Entropy-penalised training inside the search."""
 
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -229,22 +230,34 @@ def test_training_on_comes_to_an_end(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("others", "kept", "too_small"),
+    ("wrong", "others", "kept", "too_small", "again"),
     [
-        ([(GOOD, 150), (GOOD, 170)], 150, 100),
-        ([(GOOD, 1200), (NOISE, 150)], 1000, 100),  # none that is smaller than what there is and in budget
-        ([], 1000, 100),
+        (WORSE, [(GOOD, 150), (GOOD, 170)], 150, 100, 0),
+        (WORSE, [(GOOD, 1200), (NOISE, 150)], 1000, 100, 0),  # none that is smaller than what there is and in budget
+        (WORSE, [], 1000, 100, 0),
+        (NOISE, [(GOOD, 105), (GOOD, 170)], 105, 0, 1),  # trained on all the same, though the two are close
+        (NOISE, [], 1000, 0, 1),
     ],
-    ids=["two are in budget", "one is too large", "none"],
+    ids=["two are in budget", "one is too large", "none", "one is in budget beside noise", "noise"],
 )
-def test_of_a_training_that_failed_at_its_size_a_larger_file_in_budget_is_kept(others, kept, too_small):
+def test_of_a_training_that_failed_at_its_size_a_larger_file_in_budget_is_kept(wrong, others, kept, too_small, again):
     before = Evaluation(0.1, 0.98, 1000, torch.full((1000,), 0.1), HITS)
-    progress = Progress(Trial(nn.Linear(1, 1), nn.Identity(), {}, before, 1000.0))
+    progress = Progress(Trial(nn.Linear(1, 1), nn.Identity(), {}, before, 1000.0), price=1.0)
     setup = SimpleNamespace(budget=Budget(metric_drop=0.0), baseline=before)
-    failed = Trial(nn.Linear(1, 1), nn.Identity(), {}, noisy(WORSE, 1).evaluation, 100, tuple(noisy(*one) for one in others))
+    failed = noisy(wrong, 100)
+    failed = replace(failed, others=tuple(noisy(*one) for one in others))
     seen = []
     squeeze._try(setup, progress, failed, 100.0, False, lambda step, progress: seen.append(step))
     assert (progress.kept.cost, progress.too_small, progress.kept.others) == (kept, too_small, ())
+    assert (progress.again, progress.squeezed, progress.start is failed.dense) == (again, False, again == 1)
     assert seen[0].kept == (kept < 1000) and sorted(
         one.cost for one in (seen[0].trial, *seen[0].trial.others)
     ) == sorted([100, *(cost for _, cost in others)])  # all of them are told
+
+
+def test_a_size_that_holds_tells_that_a_larger_one_failed_by_chance():
+    before = Evaluation(0.1, 0.98, 1000, torch.full((1000,), 0.1), HITS)
+    progress = Progress(Trial(nn.Linear(1, 1), nn.Identity(), {}, before, 1000.0), too_small=100.0)
+    setup = SimpleNamespace(recovery=FAST, budget=Budget(metric_drop=0.0), baseline=before)
+    squeeze._try(setup, progress, noisy(GOOD, 98), 99.0, False, lambda step, progress: None)
+    assert not progress.squeezed and squeeze._target(setup, progress, 1000.0, 0.7) == pytest.approx(0.7 * 98)

@@ -52,7 +52,8 @@ def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Pr
     starts from the last one's weights if the way adds up and their validation loss is not clearly above that of the kept ones
     (two paired standard errors); else from the kept ones. Where it does not add up, a size that failed by no more than such
     errors is trained on, up to ``AGAIN`` times, from the best so far: often it is the length of the training that is missing, and
-    not bytes. Ends when a failed size is within ``CLOSE`` of the kept one, or with the time or the steps.
+    not bytes. A larger file of a training that failed at its size is kept if it is in budget. Ends when a failed size is within
+    ``CLOSE`` of the kept one, or with the time or the steps.
     """
     whole, way = setup.cost(setup.original), WAYS[type(how)]
     try:
@@ -73,26 +74,41 @@ def squeeze(setup: Setup, how: Any, progress: Progress, observe: Observer) -> Pr
 def _try(
     setup: Setup, progress: Progress, trial: Trial, target: float, adds_up: bool, observe: Observer
 ) -> None:  # fmt: skip
-    before = progress.kept
-    good = _good(setup, before, trial)
-    if not good and any(_good(setup, before, other) for other in trial.others):
-        progress.too_small = max(progress.too_small, trial.cost)
-        trial, good = _smallest_good(setup, before, trial), True
+    before, failed = progress.kept, None
+    if not _good(setup, before, trial):
+        failed = trial
+        if any(_good(setup, before, other) for other in trial.others):
+            trial = _smallest_good(setup, before, trial)
     measured, error = trial.evaluation.loss - before.evaluation.loss, trial.evaluation.paired_error(before.evaluation)
-    if good:
-        progress.kept, progress.start, progress.misses, progress.again = replace(trial, others=()), None, 0, 0
-    elif not adds_up and progress.again < AGAIN and trial.cost < before.cost and (progress.again or nearly(setup, trial)):
-        if not progress.again or rank(setup, trial) > progress.nearest:
-            progress.start, progress.nearest = trial.dense, rank(setup, trial)
-        progress.again, progress.latest = progress.again + 1, target
-        progress.price *= target / usual_cost(trial)  # so that the same number of weights is aimed at
+    kept = trial is not failed
+    if kept:
+        progress.kept, progress.start, progress.misses = replace(trial, others=()), None, 0
+        if progress.too_small >= trial.cost:  # it was not
+            progress.too_small = 0.0
+    if failed is None:
+        progress.again = 0
+    elif not adds_up and failed.cost < before.cost and _trained_on(setup, progress, failed):
+        progress.latest = target
+        progress.price *= target / usual_cost(failed)  # so that the same number of weights is aimed at
     else:
-        progress.misses, progress.again = progress.misses + 1, 0
-        progress.too_small = max(progress.too_small, trial.cost)
-        progress.start = trial.dense if adds_up and measured < 2 * error else None
+        progress.again, progress.too_small = 0, max(progress.too_small, failed.cost)
+        if not kept:
+            progress.misses += 1
+            progress.start = failed.dense if adds_up and measured < 2 * error else None
     close = bool(progress.kept.plan) and progress.too_small >= CLOSE * progress.kept.cost
     progress.squeezed = close and not progress.again
-    observe(Step(trial, 0.0, measured, error, 0.0, good), progress)
+    observe(Step(trial, 0.0, measured, error, 0.0, kept), progress)
+
+
+def _trained_on(setup: Setup, progress: Progress, failed: Trial) -> bool:
+    """Whether the size that failed is trained on; from the best of its trainings then."""
+    if progress.again == AGAIN or not (progress.again or nearly(setup, failed)):
+        return False
+    found = rank(setup, failed)
+    if not progress.again or found > progress.nearest:
+        progress.start, progress.nearest = failed.dense, found
+    progress.again += 1
+    return True
 
 
 def _good(setup: Setup, before: Trial, trial: Trial) -> bool:
