@@ -12,6 +12,7 @@ import os
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401  before there is a group: its functions' defaults keep it, and gloo's threads, to the end
 from torch import nn
 from torch.nn.functional import cross_entropy
 
