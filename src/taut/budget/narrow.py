@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from taut.budget.pays import narrower_but_slower
@@ -21,24 +21,33 @@ class Shrink:
     """Remove whole neurons and filters before any layer is coded: part of ``methods`` for :func:`taut.compress`.
 
     Each step keeps ``step`` of the present width, down to ``keep`` of the original; widths are multiples of ``round_to``, which
-    runtimes want. A step is kept if the measured loss is in the budget and the network is cheaper.
+    runtimes want. A step is kept if the measured loss is in the budget and the network is cheaper. ``epochs`` of training follow
+    each, as many as in :class:`taut.Recovery` if not given: fewer do where the steps after these are long trainings.
 
     Example:
-        >>> Shrink(keep=0.25).describe()
-        'Shrink(keep=0.25, step=0.75)'
+        >>> Shrink(keep=0.25, epochs=10).describe()
+        'Shrink(keep=0.25, step=0.75, epochs=10)'
     """
 
     keep: float = 0.1
     step: float = 0.75
     round_to: int = 8
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise TautError(f"{self}: give epochs of at least 1, or leave them out for those of Recovery")
 
     def describe(self) -> str:
-        return f"Shrink(keep={self.keep:g}, step={self.step:g})"
+        trained = "" if self.epochs is None else f", epochs={self.epochs}"
+        return f"Shrink(keep={self.keep:g}, step={self.step:g}{trained})"
 
 
 def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe: Observer) -> Progress:
     """Take steps of ``how`` until one is out of budget; a failed step is tried once more at half its length."""
     width, step = 1.0, how.step
+    if how.epochs is not None and setup.recovery is not None:
+        setup = replace(setup, recovery=replace(setup.recovery, epochs=how.epochs))
     try:
         while width * step >= how.keep and setup.goes_on(progress.step):
             progress.step += 1
