@@ -35,6 +35,8 @@ SIZES = (1 / 100, 1 / 150, 1 / 225, 1 / 340, 1 / 500)
 """Of the dense file, that entropy-penalised training aims at."""
 WIDTHS = (0.3, 0.2)
 """What :class:`taut.budget.Shrink` leaves of the width before it."""
+EVENLY = 0.25
+"""The same, of every layer, as Torch-Pruning does: all widths are multiples of eight then."""
 EVERYTHING = Budget(metric_drop=1.0)
 """The points of a curve are wanted, whatever they lose."""
 
@@ -152,6 +154,12 @@ def narrowed(task: Task, size: float) -> Iterator[Found]:
         yield _compressed(task, methods, task.epochs // 2, size, {"width": width})
 
 
+def narrowed_evenly(task: Task, size: float) -> Iterator[Found]:
+    """Both, with the same part of each layer, which leaves less arithmetic."""
+    methods = [Shrink(keep=EVENLY, step=EVENLY, scope="layer"), Entropy()]
+    yield _compressed(task, methods, task.epochs // 2, size, {"width": EVENLY, "scope": "layer"})
+
+
 def _compressed(task: Task, methods: list[Any], epochs: int, size: float, how: dict[str, Any]) -> Found:
     recovery = Recovery(epochs=epochs, lr=task.lr, first=size)
     result = compress(
@@ -189,6 +197,7 @@ WAYS = {
     "taut, not trained": Way((0.0, 0.5, 1.0), rate_aware, "taut"),
     "taut, entropy": Way(SIZES, entropy, "taut"),
     "taut, narrowed + entropy": Way(SIZES, narrowed, "taut"),
+    "taut, narrowed evenly + entropy": Way(SIZES, narrowed_evenly, "taut"),
 }
 
 

@@ -30,6 +30,8 @@ from taut.shrink_zeros import idle_units, settle
 log = logging.getLogger(__name__)
 
 Keep = float | Mapping[str, float]
+SCOPES = ("global", "layer")
+"""What units are ranked in."""
 
 
 def shrink(
@@ -206,8 +208,8 @@ def _check_settings(keep: Keep, scope: str, round_to: int) -> None:
             raise TautError(f"keep={fraction}: a fraction of the channels, above 0 and at most 1")
     if isinstance(keep, Mapping) and not keep:
         raise TautError("keep is an empty dict; give {pattern: fraction}")
-    if scope not in ("global", "layer"):
-        raise TautError(f"scope={scope!r}: choose 'global' or 'layer'")
+    if scope not in SCOPES:
+        raise TautError(f"scope={scope!r}: choose {' or '.join(map(repr, SCOPES))}")
     _check_round(round_to)
 
 

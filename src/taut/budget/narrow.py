@@ -11,7 +11,7 @@ from taut.budget.recover import OutOfTime
 from taut.budget.search import Observer, Progress, Step
 from taut.budget.trial import Setup, Trial, run_trial
 from taut.errors import TautError
-from taut.shrink import shrink
+from taut.shrink import SCOPES, shrink
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ class Shrink:
     Each step keeps ``step`` of the present width, down to ``keep`` of the original; widths are multiples of ``round_to``, which
     runtimes want. A step is kept if the measured loss is in the budget and the network is cheaper. ``epochs`` of training follow
     each, as many as in :class:`taut.Recovery` if not given: fewer do where the steps after these are long trainings.
+    ``scope``: one ranking over all layers (``"global"``), or the same part of each (``"layer"``), which is the faster network
+    where the ranking keeps the first layers of a convolutional one, with most of its arithmetic.
 
     Example:
         >>> Shrink(keep=0.25, epochs=10).describe()
@@ -33,26 +35,31 @@ class Shrink:
     step: float = 0.75
     round_to: int = 8
     epochs: int | None = None
+    scope: str = "global"
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
             raise TautError(f"{self}: give epochs of at least 1, or leave them out for those of Recovery")
+        if self.scope not in SCOPES:
+            raise TautError(f"{self}: choose one of {', '.join(SCOPES)} for scope")
 
     def describe(self) -> str:
-        trained = "" if self.epochs is None else f", epochs={self.epochs}"
-        return f"Shrink(keep={self.keep:g}, step={self.step:g}{trained})"
+        more = "" if self.epochs is None else f", epochs={self.epochs}"
+        more += "" if self.scope == "global" else f", scope={self.scope!r}"
+        return f"Shrink(keep={self.keep:g}, step={self.step:g}{more})"
 
 
 def narrow(setup: Setup, how: Shrink, progress: Progress, example: Any, observe: Observer) -> Progress:
     """Take steps of ``how`` until one is out of budget; a failed step is tried once more at half its length."""
     width, step = 1.0, how.step
+    settings: dict[str, Any] = {"round_to": how.round_to, "scope": how.scope}
     if how.epochs is not None and setup.recovery is not None:
         setup = replace(setup, recovery=replace(setup.recovery, epochs=how.epochs))
     try:
         while width * step >= how.keep and setup.goes_on(progress.step):
             progress.step += 1
             try:
-                smaller = shrink(progress.kept.dense, example, keep=step, round_to=how.round_to, seed=setup.seed)
+                smaller = shrink(progress.kept.dense, example, keep=step, seed=setup.seed, **settings)
             except TautError as nothing:
                 log.info("no more units to remove: %s", nothing)
                 progress.narrowed = progress.narrowed or str(nothing)
