@@ -16,8 +16,10 @@ error; whether ``metric_test`` keeps it is for the reader to see. A target whose
 from argparse import Namespace
 from pathlib import Path
 
+from references import NONE
 from zero_loss import MINUTES, Study, left, parser
 
+from taut.bench.augment import AUGMENTATIONS
 from taut.errors import TautError
 
 RESULTS = Path(__file__).parent / "results" / "records.jsonl"
@@ -58,6 +60,8 @@ def arguments() -> Namespace:
     """The command line."""
     line = parser(str(__doc__), TARGETS, RESULTS)
     line.add_argument("--targets", type=float, nargs="+", help="in percent of test error")
+    images = {"choices": [*AUGMENTATIONS, NONE], "help": "of the dense network's training, if another: tiny networks bear less"}
+    line.add_argument("--reference", **images)
     line.add_argument("--margin", type=float, default=MARGIN, help="points that validation data is to be better")
     args = line.parse_args()
     args.method = args.method or METHODS.get(args.network)

@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import references
@@ -90,11 +91,12 @@ class Study:
         self.rounds = 0 if args.method == "untrained" else DENSE.get(args.network, 1) * usual.epochs
         splits, recipe = load(args.dataset, args.data_dir), RECIPES[args.network, args.dataset]
         args.augment = args.augment or ("affine" if METHODS[args.method] and self.rounds else recipe["augment"])
-        augment = None if args.augment == references.NONE else args.augment
-        self.train = Batches(splits.train, recipe["batch_size"], seed=args.seed, augment=augment, repeat=args.repeat)
+        batches = partial(Batches, splits.train, recipe["batch_size"], seed=args.seed, repeat=args.repeat)
+        self.train = batches(augment=named(args.augment))
         self.val, self.test = (Batches(part, 1000, shuffle=False) for part in (splits.val, splits.test))
         self.labels = {"study": study, "network": args.network, "dataset": args.dataset, "training": "plain"}
-        dense = references.Dense(args, usual, self.rounds, self.train, splits)
+        begun = argparse.Namespace(**vars(args) | {"augment": args.reference or args.augment})
+        dense = references.Dense(begun, usual, self.rounds, batches(augment=named(begun.augment)), splits)
         self.start, self.reference = dense.reference()
         self.accuracy = evaluate(self.reference, splits.val)[1]
         print(f"reference: {self.start}, validation {self.accuracy}", flush=True)
@@ -152,11 +154,17 @@ class Study:
         way = {"methods": way_of(args), "augment": args.augment, "recovery": trained, "reference": self.start}
         setting = {**aim, **way, "searched": self.method, "minutes": args.minutes, "loosest": args.loosest}
         setting |= {"dense_rounds": 2 * [self.rounds]} | ({} if args.repeat is None else {"repeat": args.repeat})
+        setting |= {"reference_augment": args.reference} if args.reference else {}
         more = {"setting": setting | {"plan": chosen["setting"]}, "ratio": done.summary["ratio"]}
         more |= {"search_seconds": max(point.seconds for point in found.curve)}
         append_record(args.out, chosen | more | {"torch": torch.__version__, "threads": args.threads})
         keep_curve(curve_file(args.out), points, way, step)
         print(done.summary["ratio"], done.summary["test"], flush=True)
+
+
+def named(augment: str) -> str | None:
+    """The augmentation of a command line."""
+    return None if augment == references.NONE else augment
 
 
 def asked(args: argparse.Namespace, how: Recovery) -> Recovery:
@@ -187,7 +195,7 @@ def left(args: argparse.Namespace, key: str, wanted: Iterable[float]) -> list[fl
 
 def way_of(args: argparse.Namespace) -> str:
     """What was done, as records name it."""
-    trained_so = args.augment == references.NONE and args.method != "untrained"
+    trained_so = (args.reference or args.augment) == references.NONE and args.method != "untrained"
     return args.method + args.long * ", long" + trained_so * references.AS_THEY_ARE
 
 
@@ -219,6 +227,7 @@ def parser(text: str, networks: Iterable[str], results: Path) -> argparse.Argume
 def arguments() -> argparse.Namespace:
     """The command line."""
     line = parser(str(__doc__), RECOVERY, RESULTS)
+    line.set_defaults(reference=None)  # what loses nothing is trained as the network before was
     line.add_argument("--drops", type=float, nargs="+", default=[0.0, 0.1, 0.5, 1.0], help="in points of validation accuracy")
     args = line.parse_args()
     args.minutes = args.minutes or MINUTES[args.network]

@@ -41,7 +41,7 @@ def arguments(scripts, digits, monkeypatch, tmp_path):
         "network": "digits-cnn", "dataset": "digits", "data_dir": None, "seed": 0, "minutes": 10, "threads": 1,
         "method": "default", "augment": None, "repeat": 2, "keep": tmp_path / "kept", "out": tmp_path / "records.jsonl",
         "work": tmp_path / "work", "loosest": 1.0, "precision": "float32", "long": False,
-        "save_reference": False, "first": None, "epochs": None, "lr": None,
+        "save_reference": False, "first": None, "epochs": None, "lr": None, "reference": None,
     }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_one_record_a_drop_and_none_twice(arguments, monkeypatch):
     monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.1))
     out, keep = arguments["out"], arguments["keep"]
     for drops in ([20.0, 5.0], [5.0, 20.0]):  # first both of one search
-        monkeypatch.setattr(zero_loss, "arguments", lambda drops=drops: type("Args", (), arguments | {"drops": drops}))
+        monkeypatch.setattr(zero_loss, "arguments", lambda drops=drops: SimpleNamespace(**arguments | {"drops": drops}))
         zero_loss.main()
     found = read_records(out)
     assert [record["setting"]["max_drop"] for record in found] == [20.0, 5.0]
@@ -125,7 +125,7 @@ def test_where_nothing_is_trained_the_reference_is_the_network_as_trained(argume
     monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3))
     more = {"method": "untrained", "drops": [5.0, 0.5]}
     monkeypatch.setattr(references, "recover", lambda *_, **__: pytest.fail("the dense network was trained"))
-    monkeypatch.setattr(zero_loss, "arguments", lambda: type("Args", (), arguments | more))
+    monkeypatch.setattr(zero_loss, "arguments", lambda: SimpleNamespace(**arguments | more))
     zero_loss.main()
     found = read_records(arguments["out"])
     assert [record["setting"]["max_drop"] for record in found] == [5.0, 0.5]
@@ -153,6 +153,10 @@ def test_a_reference_that_was_kept_is_not_trained_again(arguments, monkeypatch, 
     # how the search trains is another matter
     other = zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "epochs": 1, "first": 0.5}))
     assert len(trainings) == 2 and (other.how.epochs, other.how.first, other.rounds) == (1, 0.5, first.rounds)
+    # so is what images it trains on
+    less = zero_loss.Study(SimpleNamespace(**vars(args) | {"augment": "none", "reference": "shift1", "save_reference": False}))
+    assert len(trainings) == 2 and less.train.augment is None and less.accuracy == first.accuracy
+    assert zero_loss.way_of(less.args) == "default"
     # of another training it is left aside, and said so
     zero_loss.Study(SimpleNamespace(**vars(args) | {"save_reference": False, "repeat": 1}))
     assert len(trainings) == 4 and "has had another training" in capsys.readouterr().out
@@ -190,7 +194,7 @@ def test_a_target_is_kept_on_validation_data_with_its_margin(arguments, monkeypa
     monkeypatch.setitem(zero_loss.RECOVERY, "digits-cnn", Recovery(epochs=3, first=0.1))
     more = {"targets": [15.0], "margin": 2.0}
     for _ in range(2):
-        monkeypatch.setattr(records, "arguments", lambda: type("Args", (), arguments | more))
+        monkeypatch.setattr(records, "arguments", lambda: SimpleNamespace(**arguments | more))
         records.main()
     (record,) = read_records(arguments["out"])
     assert record["study"] == "records" and record["command"].startswith("python benchmarks/records.py")
