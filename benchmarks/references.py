@@ -49,8 +49,9 @@ class Dense:
         """The network that was kept, if it has had this training, or this one of images that never come again; else of the
         trainings the best on validation data.
         """
-        found = self._read() or self._best()
-        if self.args.save_reference:
+        kept = self._read()
+        found = kept or self._best()
+        if self.args.save_reference and kept is None:  # one that was kept stays as it is, with the training it has had
             self._write(found)
         return found
 

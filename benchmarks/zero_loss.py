@@ -59,7 +59,7 @@ LONG = {
 """With ``--long``: straight to about a hundredth of the size, and to a two hundredth."""
 METHODS: dict[str, list[Method]] = {
     "default": [], "gradual": [Gradual()], "narrowed": [Shrink(keep=0.5, step=0.5), Gradual()],
-    "narrow": [Shrink(keep=0.3, step=0.3, round_to=1, epochs=25), Gradual()],
+    "narrow": [Shrink(keep=0.3, step=0.3, round_to=1, epochs=10), Gradual()],
     "pooled": [Gradual(within={"fc1": Pool(by=2)})], "untrained": [RateQuantize(by="loss")],
 }  # fmt: skip
 """What the search tries: :func:`taut.budget.compress.default_methods`; weights removed little by little in a long training; the
